@@ -1,0 +1,5 @@
+//! connection
+
+mod config;
+
+pub use self::config::{LifetimeConfig, OnExpiry};

@@ -1,0 +1,120 @@
+//! `policies.*.credentials[]`: where a credential is looked for.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::unit::OneOrMany;
+
+/// One entry of `credentials`: exactly one of the sources, and who verifies it.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialConfig {
+    /// The name of a cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<String>,
+    /// The name of a query parameter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// The name of a header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// A prefix of an entry of `Sec-WebSocket-Protocol`; the rest is the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subprotocol: Option<String>,
+    /// A marker entry of `Sec-WebSocket-Protocol`; the entry behind it is the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subprotocol_pair: Option<String>,
+    /// The first message; must be the last entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<MessageConfig>,
+    /// With `header`: `Bearer` (default for authorization), `Basic` or `none` (default for others).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<Scheme>,
+    /// With `subprotocol` or `subprotocol_pair`: how the token is encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
+    /// The verifier, or a list of them: the first that recognises the shape decides.
+    pub verifier: OneOrMany<String>,
+    /// Whether the credential is passed on: `false`, `true`; for messages also `strip` and `{rewrite: CEL}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<ForwardConfig>,
+}
+
+/// How a header carries its credential (RFC 9110 §11.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Scheme {
+    /// `Bearer TOKEN` (RFC 6750 §2.1).
+    Bearer,
+    /// `Basic base64(user:password)` (RFC 7617).
+    Basic,
+    /// The whole value is the credential.
+    #[serde(rename = "none")]
+    None,
+}
+
+/// How a subprotocol entry encodes its token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// As it is.
+    #[default]
+    None,
+    /// base64url without padding (RFC 4648 §5).
+    Base64url,
+}
+
+/// `message`: the first message is the credential.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MessageConfig {
+    /// The dialect of the message.
+    #[serde(default)]
+    pub format: MessageFormat,
+    /// `json`: JSON Pointer (RFC 6901) → the value that must stand there.
+    #[serde(default, rename = "where")]
+    pub conditions: BTreeMap<String, serde_json::Value>,
+    /// `json`: JSON Pointer of the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// The dialects of a first message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageFormat {
+    /// A JSON object; `where` recognises it, `token` points into it.
+    #[default]
+    Json,
+    /// The whole message is the token.
+    Text,
+}
+
+/// `forward`: what becomes of the credential.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ForwardConfig {
+    /// `false`: cut; `true`: passed on as it came.
+    Whole(bool),
+    /// `strip`: the message is sent on without the token.
+    Named(ForwardWord),
+    /// `{rewrite: CEL}`: another message is sent instead.
+    Rewrite(RewriteConfig),
+}
+
+/// The words that `forward` knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ForwardWord {
+    /// Sent on without the token.
+    Strip,
+}
+
+/// `{rewrite: CEL}`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RewriteConfig {
+    /// The message to send instead: text, or a map that is sent as JSON.
+    pub rewrite: String,
+}

@@ -1,0 +1,8 @@
+//! credential
+
+mod config;
+
+pub use self::config::{
+    CredentialConfig, Encoding, ForwardConfig, ForwardWord, MessageConfig, MessageFormat,
+    RewriteConfig, Scheme,
+};

@@ -1,0 +1,179 @@
+//! Who the client is, and how the upstream is told.
+//!
+//! An [`Identity`] is what a verifier proved about a credential. This room does
+//! not prove anything and does not decide what the identity may do.
+
+mod config;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+pub use self::config::IdentityConfig;
+use crate::clock::UnixSeconds;
+use crate::close::Reason;
+
+/// What a verifier proved. Two identities are the same if verifier, issuer and
+/// subject are.
+#[derive(Clone, PartialEq)]
+pub struct Identity {
+    subject: Box<str>,
+    method: &'static str,
+    verifier: Arc<str>,
+    issuer: Option<Box<str>>,
+    session: Option<Box<str>>,
+    token_id: Option<Box<str>>,
+    issued_at: Option<UnixSeconds>,
+    expires: Option<UnixSeconds>,
+    leeway: u32,
+    claims: Map<String, Value>,
+}
+
+/// What a verifier hands in to have an [`Identity`] made of it.
+pub struct Proof {
+    /// What the verifier's `subject` expression gave: text, or an integer.
+    pub subject: Value,
+    /// The kind of the verifier: `jwt`, `api_keys`.
+    pub method: &'static str,
+    /// The verifier's name in the configuration.
+    pub verifier: Arc<str>,
+    /// `iss`, where there is one.
+    pub issuer: Option<String>,
+    /// `sid`, or the store's session id.
+    pub session: Option<String>,
+    /// `jti`.
+    pub token_id: Option<String>,
+    /// `iat` in Unix seconds.
+    pub issued_at: Option<UnixSeconds>,
+    /// When the credential ends, in Unix seconds, before any leeway.
+    pub expires: Option<UnixSeconds>,
+    /// Seconds that clocks may differ; added to `expires` wherever it is judged.
+    pub leeway: u32,
+    /// The claims of the token, or of the key.
+    pub claims: Map<String, Value>,
+}
+
+impl Identity {
+    /// Makes an identity of a proof. Only the `verifier` room calls this
+    /// (`tests/house.rs` holds it to that).
+    ///
+    /// # Errors
+    /// [`Reason::InvalidCredential`] if the subject is not 1–255 bytes of text
+    /// without control characters or outer spaces.
+    pub fn proven(proof: Proof) -> Result<Identity, Reason> {
+        let subject = match proof.subject {
+            Value::String(text) => text,
+            Value::Number(number) if number.is_i64() || number.is_u64() => number.to_string(),
+            _ => return Err(Reason::InvalidCredential),
+        };
+        let sound = (1..=255).contains(&subject.len())
+            && subject.trim() == subject
+            && !subject.chars().any(char::is_control);
+        if !sound {
+            return Err(Reason::InvalidCredential);
+        }
+        Ok(Identity {
+            subject: subject.into(),
+            method: proof.method,
+            verifier: proof.verifier,
+            issuer: proof.issuer.map(Into::into),
+            session: proof.session.map(Into::into),
+            token_id: proof.token_id.map(Into::into),
+            issued_at: proof.issued_at,
+            expires: proof.expires,
+            leeway: proof.leeway,
+            claims: proof.claims,
+        })
+    }
+
+    /// Nobody in particular: the identity of `anonymous` and of `public`.
+    pub fn anonymous() -> Identity {
+        Identity {
+            subject: "".into(),
+            method: "anonymous",
+            verifier: "".into(),
+            issuer: None,
+            session: None,
+            token_id: None,
+            issued_at: None,
+            expires: None,
+            leeway: 0,
+            claims: Map::new(),
+        }
+    }
+
+    /// Whether nobody was proven.
+    pub fn is_anonymous(&self) -> bool {
+        self.subject.is_empty()
+    }
+
+    /// Who; "" for the anonymous identity.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The kind of the verifier.
+    pub fn method(&self) -> &'static str {
+        self.method
+    }
+
+    /// The name of the verifier.
+    pub fn verifier(&self) -> &Arc<str> {
+        &self.verifier
+    }
+
+    /// The issuer, where there is one.
+    pub fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+
+    /// The session id, where there is one. Never logged.
+    pub fn session(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+
+    /// The token id, where there is one.
+    pub fn token_id(&self) -> Option<&str> {
+        self.token_id.as_deref()
+    }
+
+    /// When the credential was issued, in Unix seconds.
+    pub fn issued_at(&self) -> Option<UnixSeconds> {
+        self.issued_at
+    }
+
+    /// When the credential ends, in Unix seconds, without leeway.
+    pub fn expires(&self) -> Option<UnixSeconds> {
+        self.expires
+    }
+
+    /// When the credential ends for the gate: with leeway.
+    pub fn deadline(&self) -> Option<UnixSeconds> {
+        self.expires.map(|at| at.saturating_add(i64::from(self.leeway)))
+    }
+
+    /// The claims of the token, or of the key.
+    pub fn claims(&self) -> &Map<String, Value> {
+        &self.claims
+    }
+
+    /// Whether `other` is the same identity: verifier, issuer and subject.
+    pub fn is_same(&self, other: &Identity) -> bool {
+        self.verifier == other.verifier
+            && self.issuer == other.issuer
+            && self.subject == other.subject
+    }
+
+    /// `identity` as CEL sees it.
+    pub fn variable(&self) -> Value {
+        json!({
+            "subject": &*self.subject,
+            "session": self.session(),
+            "method": self.method,
+            "verifier": &*self.verifier,
+            "issuer": self.issuer(),
+            "expires": self.expires,
+            "claims": self.claims,
+        })
+    }
+}

@@ -1,0 +1,5 @@
+//! listener
+
+mod config;
+
+pub use self::config::{ServerConfig, ServerTlsConfig};

@@ -1,0 +1,210 @@
+//! Secrets: how a file writes them, and the value that nothing can print.
+//!
+//! [`Secret`] has neither `Debug`, `Display` nor `Serialize`. [`SecretConfig`]
+//! is what the file says; printing it shows where the secret comes from, never
+//! what it is.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What stands in for a secret wherever a configuration is printed.
+pub const MASK: &str = "********";
+
+/// Bytes that must not be shown.
+#[derive(Clone)]
+pub struct Secret(Box<[u8]>);
+
+impl Secret {
+    /// Takes the bytes over.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Secret {
+        Secret(bytes.into().into_boxed_slice())
+    }
+
+    /// The bytes, for the one call that needs them.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Compares in time that depends on the lengths alone.
+    pub fn matches(&self, other: &[u8]) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(&self.0, other).is_ok()
+    }
+}
+
+/// A secret as written: a string, `{env: NAME}` or `{file: PATH}`.
+#[derive(Clone)]
+pub enum SecretConfig {
+    /// Written in the file itself.
+    Inline(Secret),
+    /// The value of an environment variable.
+    Env(String),
+    /// The content of a file, without one trailing newline.
+    File(PathBuf),
+}
+
+/// Why a secret has no value.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The variable is not set, or not UTF-8.
+    #[error("environment variable {0} is not set")]
+    Unset(String),
+    /// The secret is the empty string.
+    #[error("the secret is empty")]
+    Empty,
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    File {
+        /// The file as resolved.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl SecretConfig {
+    /// Fetches the value; relative paths are relative to `base`.
+    pub fn resolve(&self, base: &Path) -> Result<Secret, SecretError> {
+        let secret = match self {
+            SecretConfig::Inline(secret) => secret.clone(),
+            SecretConfig::Env(name) => {
+                Secret::new(std::env::var(name).map_err(|_| SecretError::Unset(name.clone()))?)
+            }
+            SecretConfig::File(path) => {
+                let path = base.join(path);
+                let mut bytes =
+                    std::fs::read(&path).map_err(|source| SecretError::File { path, source })?;
+                if bytes.last() == Some(&b'\n') {
+                    bytes.pop();
+                    if bytes.last() == Some(&b'\r') {
+                        bytes.pop();
+                    }
+                }
+                Secret::new(bytes)
+            }
+        };
+        if secret.expose().is_empty() { Err(SecretError::Empty) } else { Ok(secret) }
+    }
+
+    /// The file that the secret is read from, if it is.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            SecretConfig::File(path) => Some(path),
+            SecretConfig::Inline(_) | SecretConfig::Env(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for SecretConfig {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SecretConfig::Inline(_) => formatter.write_str(MASK),
+            SecretConfig::Env(name) => write!(formatter, "env {name}"),
+            SecretConfig::File(path) => write!(formatter, "file {}", path.display()),
+        }
+    }
+}
+
+impl Serialize for SecretConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (key, value) = match self {
+            SecretConfig::Inline(_) => return serializer.serialize_str(MASK),
+            SecretConfig::Env(name) => ("env", Cow::Borrowed(name.as_str())),
+            SecretConfig::File(path) => ("file", path.to_string_lossy()),
+        };
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry(key, &value)?;
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+
+        impl<'de> Visitor<'de> for Written {
+            type Value = SecretConfig;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a secret: a string, {env: NAME} or {file: PATH}")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SecretConfig, E> {
+                Ok(SecretConfig::Inline(Secret::new(text)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretConfig, A::Error> {
+                let expected =
+                    || A::Error::custom("expected exactly one of {env: NAME} or {file: PATH}");
+                let secret = match map.next_key::<String>()?.as_deref() {
+                    Some("env") => SecretConfig::Env(map.next_value()?),
+                    Some("file") => SecretConfig::File(map.next_value()?),
+                    Some(_) | None => return Err(expected()),
+                };
+                match map.next_key::<String>()? {
+                    Some(_) => Err(expected()),
+                    None => Ok(secret),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Written)
+    }
+}
+
+impl JsonSchema for SecretConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A secret: a string, {env: NAME} or {file: PATH}",
+            "oneOf": [
+                { "type": "string", "minLength": 1 },
+                { "type": "object", "properties": { "env": { "type": "string" } },
+                  "required": ["env"], "additionalProperties": false },
+                { "type": "object", "properties": { "file": { "type": "string" } },
+                  "required": ["file"], "additionalProperties": false },
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<SecretConfig, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    #[test]
+    fn printing_never_shows_the_value() {
+        let secret = read(r#""hunter2hunter2""#).unwrap();
+        assert!(!format!("{secret:?}").contains("hunter2"));
+        assert!(!serde_json::to_string(&secret).unwrap().contains("hunter2"));
+    }
+
+    #[test]
+    fn one_trailing_newline_of_a_file_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("s"), "abc\n\n").unwrap();
+        let secret = read(r#"{"file": "s"}"#).unwrap().resolve(dir.path()).ok().unwrap();
+        assert_eq!(secret.expose(), b"abc\n");
+    }
+
+    #[test]
+    fn unset_and_empty_are_errors() {
+        let unset = read(r#"{"env": "SOCKGATE_TEST_SURELY_UNSET"}"#).unwrap();
+        assert!(matches!(unset.resolve(Path::new(".")), Err(SecretError::Unset(_))));
+        assert!(matches!(read(r#""""#).unwrap().resolve(Path::new(".")), Err(SecretError::Empty)));
+        assert!(read(r#"{"env": "A", "file": "b"}"#).is_err());
+        assert!(read(r#"{"vault": "A"}"#).is_err());
+    }
+}

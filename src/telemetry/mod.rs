@@ -1,0 +1,5 @@
+//! telemetry
+
+mod config;
+
+pub use self::config::{LogConfig, LogFormat, LogLevel};

@@ -1,0 +1,5 @@
+//! upstream
+
+mod config;
+
+pub use self::config::{UpstreamConfig, UpstreamTlsConfig};

@@ -1,0 +1,95 @@
+//! `verifiers.*`: who a credential belongs to. Each has exactly one kind.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::SecretConfig;
+use crate::unit::{OneOrMany, Span};
+
+/// One verifier: exactly one of the kinds.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifierConfig {
+    /// JSON Web Tokens (RFC 7519) under static keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtConfig>,
+    /// A file of hashed API keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_keys: Option<ApiKeysConfig>,
+}
+
+/// `jwt`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JwtConfig {
+    /// The issuer that `iss` must equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// The audiences of which `aud` must name one, or `any`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<OneOrMany<String>>,
+    /// The signature algorithms that are accepted; required with `secret` and `public_key`.
+    #[serde(default)]
+    pub algorithms: Vec<SignatureAlgorithm>,
+    /// HMAC secret, or a list for rotation (all verify).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<OneOrMany<SecretConfig>>,
+    /// PEM file of a public key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<PathBuf>,
+    /// File of a JSON Web Key Set (RFC 7517 §5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwks_file: Option<PathBuf>,
+    /// How far clocks may differ; at most 5m.
+    #[serde(default = "leeway")]
+    pub leeway: Span,
+    /// Claims that must be present.
+    #[serde(default = "required_claims")]
+    pub required_claims: Vec<String>,
+    /// The values of the `typ` header that are accepted; none = any but those of other uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub typ: Option<OneOrMany<String>>,
+    /// CEL over `claims`.
+    #[serde(default = "subject")]
+    pub subject: String,
+}
+
+/// JWS algorithms (RFC 7518 §3.1, RFC 8037).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[expect(missing_docs, reason = "the registered names say all there is")]
+pub enum SignatureAlgorithm {
+    HS256,
+    HS384,
+    HS512,
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+}
+
+/// `api_keys`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKeysConfig {
+    /// YAML list of `{sha256, subject, claims, expires}`; see `sockgate hash-key`.
+    pub file: PathBuf,
+}
+
+fn leeway() -> Span {
+    Span::secs(30)
+}
+
+fn required_claims() -> Vec<String> {
+    vec!["exp".to_owned()]
+}
+
+fn subject() -> String {
+    "claims.sub".to_owned()
+}

@@ -1,0 +1,5 @@
+//! verifier
+
+mod config;
+
+pub use self::config::{ApiKeysConfig, JwtConfig, SignatureAlgorithm, VerifierConfig};
