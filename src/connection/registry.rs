@@ -1,0 +1,358 @@
+//! What is open now: one entry a live connection, entered before the policy is
+//! asked and left by a guard, so that a close can always find it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::lifetime::{LiveLimits, Verdict};
+use crate::clock::{self, Ticker};
+use crate::close::{CloseCodes, Reason};
+use crate::identity::Identity;
+use crate::relay::Control;
+
+/// Every live connection of the process.
+pub struct Registry {
+    shards: Vec<Mutex<HashMap<u64, Arc<Entry>>>>,
+    subjects: Mutex<HashMap<SubjectKey, BTreeSet<u64>>>,
+    next: AtomicU64,
+    open: AtomicUsize,
+    emptied: Notify,
+    ticker: Arc<Ticker>,
+}
+
+/// A subject is one only together with who vouches for it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct SubjectKey {
+    verifier: Arc<str>,
+    issuer: Option<Box<str>>,
+    subject: Box<str>,
+}
+
+/// What carries a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// An upgraded WebSocket.
+    Socket,
+    /// A plain HTTP response that may stream for long.
+    Http,
+}
+
+/// A live connection.
+pub struct Entry {
+    /// Counts up from 1 since the start of the process.
+    pub id: u64,
+    /// The request id of the handshake, which joins the log lines.
+    pub request_id: Box<str>,
+    /// The route's name.
+    pub route: Arc<str>,
+    /// Who; "" if nobody was proven.
+    pub subject: Box<str>,
+    /// The kind of the verifier.
+    pub method: &'static str,
+    /// The verifier's name.
+    pub verifier: Arc<str>,
+    /// The client's address.
+    pub peer: IpAddr,
+    /// When it was opened, in milliseconds since the Unix epoch.
+    pub opened: i64,
+    /// What carries it.
+    pub carrier: Carrier,
+    /// The close codes that its client understands.
+    pub codes: CloseCodes,
+    /// How to close it, and what it did last.
+    pub control: Arc<Control>,
+    /// When its credential ends, for `/connections`, in Unix seconds.
+    pub expires: Option<i64>,
+    ends: AtomicI64,
+    opened_tick: u32,
+    limits: Arc<LiveLimits>,
+    key: Option<SubjectKey>,
+}
+
+/// What a connection brings along to the registry.
+pub struct Arrival<'a> {
+    /// The request id of the handshake.
+    pub request_id: &'a str,
+    /// The route's name.
+    pub route: &'a Arc<str>,
+    /// Who.
+    pub identity: &'a Identity,
+    /// The client's address.
+    pub peer: IpAddr,
+    /// What carries it.
+    pub carrier: Carrier,
+    /// The close codes of its policy.
+    pub codes: CloseCodes,
+    /// Its limits, shared by the route.
+    pub limits: &'a Arc<LiveLimits>,
+}
+
+/// Why a connection may not enter.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SubjectFull;
+
+/// The place of a connection in the registry; leaving is dropping it.
+pub struct Place {
+    registry: Arc<Registry>,
+    entry: Arc<Entry>,
+}
+
+const SHARDS: usize = 16;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere must not stop expiry: the maps are whole at any time.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Registry {
+    /// An empty registry that tells time by `ticker`.
+    pub fn new(ticker: Arc<Ticker>) -> Arc<Registry> {
+        Arc::new(Registry {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            subjects: Mutex::default(),
+            next: AtomicU64::new(1),
+            open: AtomicUsize::new(0),
+            emptied: Notify::new(),
+            ticker,
+        })
+    }
+
+    /// Enters a connection.
+    ///
+    /// # Errors
+    /// [`SubjectFull`] if its subject already has as many connections as it may,
+    /// and the newest is the one to refuse.
+    pub fn enter(self: &Arc<Self>, arrival: &Arrival<'_>) -> Result<Place, SubjectFull> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let key = match arrival.limits.per_subject {
+            _ if arrival.identity.is_anonymous() || arrival.carrier == Carrier::Http => None,
+            Some(_) => Some(SubjectKey::of(arrival.identity)),
+            None => None,
+        };
+        if let (Some(key), Some(limit)) = (&key, arrival.limits.per_subject) {
+            self.enter_subject(id, key, limit.most, limit.close_oldest)?;
+        }
+        let entry = Arc::new(Entry {
+            id,
+            request_id: arrival.request_id.into(),
+            route: Arc::clone(arrival.route),
+            subject: arrival.identity.subject().into(),
+            method: arrival.identity.method(),
+            verifier: Arc::clone(arrival.identity.verifier()),
+            peer: arrival.peer,
+            opened: clock::unix_millis(),
+            carrier: arrival.carrier,
+            codes: arrival.codes,
+            control: Arc::new(Control::new(self.ticker.now())),
+            expires: arrival.identity.expires(),
+            ends: AtomicI64::new(arrival.limits.ends(arrival.identity)),
+            opened_tick: self.ticker.now(),
+            limits: Arc::clone(arrival.limits),
+            key,
+        });
+        lock(self.shard(id)).insert(id, Arc::clone(&entry));
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Ok(Place { registry: Arc::clone(self), entry })
+    }
+
+    fn enter_subject(
+        &self,
+        id: u64,
+        key: &SubjectKey,
+        most: u32,
+        close_oldest: bool,
+    ) -> Result<(), SubjectFull> {
+        let mut subjects = lock(&self.subjects);
+        let ids = subjects.entry(key.clone()).or_default();
+        if ids.len() >= most as usize {
+            if !close_oldest {
+                return Err(SubjectFull);
+            }
+            // The oldest leaves the count at once: its closing may take seconds.
+            let oldest = ids.pop_first();
+            if let Some(entry) = oldest.and_then(|oldest| self.find(oldest)) {
+                entry.close(Reason::LimitSubject);
+            }
+        }
+        ids.insert(id);
+        Ok(())
+    }
+
+    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Arc<Entry>>> {
+        &self.shards[id as usize % SHARDS]
+    }
+
+    fn find(&self, id: u64) -> Option<Arc<Entry>> {
+        lock(self.shard(id)).get(&id).cloned()
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Waits until none is open.
+    pub async fn emptied(&self) {
+        loop {
+            let notified = self.emptied.notified();
+            if self.open() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Every open connection, oldest first.
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        let mut entries: Vec<_> =
+            self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect();
+        entries.sort_unstable_by_key(|entry| entry.id);
+        entries
+    }
+
+    /// Judges every connection by the clock and asks those past their time to close.
+    pub fn sweep(&self, now_millis: i64, tick: u32) {
+        self.ticker.set(tick);
+        for shard in &self.shards {
+            for entry in lock(shard).values() {
+                entry.judge(now_millis, tick);
+            }
+        }
+    }
+}
+
+impl SubjectKey {
+    fn of(identity: &Identity) -> SubjectKey {
+        SubjectKey {
+            verifier: Arc::clone(identity.verifier()),
+            issuer: identity.issuer().map(Into::into),
+            subject: identity.subject().into(),
+        }
+    }
+}
+
+impl Entry {
+    /// Asks the connection to close; the first cause wins.
+    pub fn close(&self, reason: Reason) {
+        self.control.request_close(reason, reason.close_code(&self.codes));
+    }
+
+    fn judge(&self, now_millis: i64, tick: u32) {
+        if now_millis >= self.ends.load(Ordering::Relaxed) {
+            return self.close(Reason::Expired);
+        }
+        let socket = self.carrier == Carrier::Socket;
+        match self.limits.judge(&self.control, self.opened_tick, tick, socket) {
+            Verdict::Stay => {}
+            Verdict::Ping => self.control.request_ping(),
+            Verdict::Close(reason) => self.close(reason),
+        }
+    }
+}
+
+impl Place {
+    /// The entry.
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let registry = &self.registry;
+        lock(registry.shard(self.entry.id)).remove(&self.entry.id);
+        if let Some(key) = &self.entry.key {
+            let mut subjects = lock(&registry.subjects);
+            if let Some(ids) = subjects.get_mut(key) {
+                ids.remove(&self.entry.id);
+                if ids.is_empty() {
+                    subjects.remove(key);
+                }
+            }
+        }
+        if registry.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            registry.emptied.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(edit: impl FnOnce(&mut LiveLimits)) -> Arc<LiveLimits> {
+        let mut limits = LiveLimits::default();
+        edit(&mut limits);
+        Arc::new(limits)
+    }
+
+    fn identity(subject: &str, expires: Option<i64>) -> Identity {
+        Identity::proven(crate::identity::Proof {
+            subject: subject.into(),
+            method: "jwt",
+            verifier: "app".into(),
+            issuer: None,
+            session: None,
+            token_id: None,
+            issued_at: None,
+            expires,
+            leeway: 30,
+            claims: Default::default(),
+        })
+        .unwrap()
+    }
+
+    fn enter(registry: &Arc<Registry>, identity: &Identity, limits: &Arc<LiveLimits>) -> Result<Place, SubjectFull> {
+        registry.enter(&Arrival {
+            request_id: "r",
+            route: &"chat".into(),
+            identity,
+            peer: [127, 0, 0, 1].into(),
+            carrier: Carrier::Socket,
+            codes: CloseCodes::default(),
+            limits,
+        })
+    }
+
+    fn requested(place: &Place) -> Option<(Reason, u16)> {
+        place.entry().control.requested()
+    }
+
+    #[test]
+    fn an_expired_credential_closes_after_leeway_and_grace() {
+        let registry = Registry::new(Arc::default());
+        let limits = limits(|limits| limits.grace_millis = 5_000);
+        let place = enter(&registry, &identity("ada", Some(1_000)), &limits).unwrap();
+        registry.sweep(1_034_999, 1);
+        assert_eq!(requested(&place), None);
+        registry.sweep(1_035_000, 2);
+        assert_eq!(requested(&place), Some((Reason::Expired, 4002)));
+    }
+
+    #[test]
+    fn leaving_empties_every_map() {
+        let registry = Registry::new(Arc::default());
+        let limits = limits(|limits| limits.per_subject = Some(super::super::lifetime::SubjectLimit { most: 1, close_oldest: false }));
+        let place = enter(&registry, &identity("ada", None), &limits).unwrap();
+        assert_eq!(enter(&registry, &identity("ada", None), &limits).err(), Some(SubjectFull));
+        assert!(enter(&registry, &identity("grace", None), &limits).is_ok());
+        assert_eq!(registry.entries().len(), 1);
+        drop(place);
+        assert_eq!(registry.open(), 0);
+        assert!(lock(&registry.subjects).is_empty());
+        assert!(enter(&registry, &identity("ada", None), &limits).is_ok());
+    }
+
+    #[test]
+    fn the_oldest_connection_of_a_subject_gives_way() {
+        let registry = Registry::new(Arc::default());
+        let limits = limits(|limits| limits.per_subject = Some(super::super::lifetime::SubjectLimit { most: 2, close_oldest: true }));
+        let places: Vec<_> = (0..3).map(|_| enter(&registry, &identity("ada", None), &limits).unwrap()).collect();
+        assert_eq!(requested(&places[0]), Some((Reason::LimitSubject, 4029)));
+        assert_eq!((requested(&places[1]), requested(&places[2])), (None, None));
+    }
+}

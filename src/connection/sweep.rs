@@ -1,0 +1,53 @@
+//! The one task that watches the clock for all connections, and the drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::registry::Registry;
+use crate::clock::{self, Ticker};
+use crate::close::Reason;
+
+/// Sweeps `registry` every [`Ticker::PERIOD`], for as long as it is polled.
+pub async fn sweep(registry: Arc<Registry>) {
+    let start = Instant::now();
+    let mut interval = tokio::time::interval(Ticker::PERIOD);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = interval.tick().await;
+        let ticks = now.duration_since(start).as_millis() / Ticker::PERIOD.as_millis();
+        // Ticks are compared by wrapping difference, so 34 years may pass.
+        registry.sweep(clock::unix_millis(), ticks as u32);
+    }
+}
+
+/// Closes every open connection with 1001, evenly over `over`, and returns as
+/// soon as the last is gone, or when closing handshakes have had their time.
+pub async fn drain(registry: &Registry, over: Duration) {
+    const HANDSHAKES: Duration = Duration::from_secs(3);
+    /// Closings due within this of each other go together.
+    const GRAIN: Duration = Duration::from_millis(10);
+
+    let entries = registry.entries();
+    let start = Instant::now();
+    // The last part of the time belongs to the closing handshakes.
+    let spread = over.mul_f64(0.9);
+    let share = spread.div_f64(entries.len().max(1) as f64);
+    for (position, entry) in entries.iter().enumerate() {
+        let due = start + share.mul_f64(position as f64);
+        if due > Instant::now() + GRAIN {
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                () = registry.emptied() => return,
+            }
+        }
+        entry.close(Reason::Draining);
+    }
+    // A handshake may have ended between the drain's start and here.
+    for entry in registry.entries() {
+        entry.close(Reason::Draining);
+    }
+    let rest = HANDSHAKES.max((start + over).saturating_duration_since(Instant::now()));
+    let _ = tokio::time::timeout(rest, registry.emptied()).await;
+}

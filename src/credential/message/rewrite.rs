@@ -1,0 +1,111 @@
+//! `forward: {rewrite: CEL}`: another message in place of the login.
+
+use serde_json::Value;
+
+use crate::close::Reason;
+use crate::expression::{EvaluateError, Variables};
+
+/// The variables whose content a stranger may have chosen.
+const FOREIGN: [&str; 2] = ["identity", "request"];
+
+/// The bytes to send. A line protocol ends its commands with control
+/// characters: those of the expression itself may stand, those that come from
+/// identity or request would be commands of a stranger and are forbidden.
+pub(super) fn rewritten(
+    variables: &Variables,
+    evaluate: impl Fn(&Variables) -> Result<Value, EvaluateError>,
+) -> Result<Vec<u8>, Reason> {
+    match evaluate(variables).map_err(|_| Reason::Forbidden)? {
+        Value::String(text) => match harmless(variables) {
+            // What harmless variables would have given tells whether the
+            // control characters found their way into the text.
+            Some(harmless) => match evaluate(&harmless) {
+                Ok(Value::String(other)) if other == text => Ok(text.into_bytes()),
+                Ok(_) | Err(_) => Err(Reason::Forbidden),
+            },
+            None => Ok(text.into_bytes()),
+        },
+        structure @ (Value::Object(_) | Value::Array(_)) => Ok(structure.to_string().into_bytes()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Err(Reason::Forbidden),
+    }
+}
+
+/// The variables without control characters in identity and request, unless
+/// there were none.
+fn harmless(variables: &Variables) -> Option<Variables> {
+    let is_harmful = |name: &&str| variables.get(*name).is_some_and(has_control);
+    if !FOREIGN.iter().any(is_harmful) {
+        return None;
+    }
+    let mut copy = variables.clone();
+    for name in FOREIGN {
+        if let Some(value) = copy.get_mut(name) {
+            clean(value);
+        }
+    }
+    Some(copy)
+}
+
+fn has_control(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains(char::is_control),
+        Value::Array(items) => items.iter().any(has_control),
+        Value::Object(members) => members
+            .iter()
+            .any(|(name, value)| name.contains(char::is_control) || has_control(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+fn clean(value: &mut Value) {
+    match value {
+        Value::String(text) => text.retain(|character| !character.is_control()),
+        Value::Array(items) => items.iter_mut().for_each(clean),
+        Value::Object(members) => {
+            members.retain(|name, _| !name.contains(char::is_control));
+            members.values_mut().for_each(clean);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rewrite(identity: Value, of: fn(&Variables) -> Value) -> Result<String, Reason> {
+        let variables = Variables::from([("identity", identity), ("message", json!("a\nb"))]);
+        let bytes = rewritten(&variables, |variables| Ok(of(variables)))?;
+        Ok(String::from_utf8(bytes).unwrap())
+    }
+
+    fn command(variables: &Variables) -> Value {
+        let name = variables["identity"]["subject"].as_str().unwrap_or_default();
+        Value::from(format!("USER {name}\r\n"))
+    }
+
+    #[test]
+    fn control_characters_of_the_expression_may_stand() {
+        assert_eq!(rewrite(json!({ "subject": "ann" }), command), Ok("USER ann\r\n".into()));
+        assert_eq!(rewrite(json!({}), |v| v["message"].clone()), Ok("a\nb".into()));
+        let elsewhere = json!({ "subject": "ann", "claims": { "bio": "x\ny" } });
+        assert_eq!(rewrite(elsewhere, command), Ok("USER ann\r\n".into()));
+    }
+
+    #[test]
+    fn control_characters_of_the_identity_are_forbidden_in_text() {
+        let evil = json!({ "subject": "ann\r\nQUIT" });
+        assert_eq!(rewrite(evil.clone(), command), Err(Reason::Forbidden));
+        let as_json = rewrite(evil, |variables| variables["identity"].clone());
+        assert_eq!(as_json, Ok(r#"{"subject":"ann\r\nQUIT"}"#.into()));
+    }
+
+    #[test]
+    fn what_is_no_message_is_forbidden() {
+        assert_eq!(rewrite(json!({}), |_| json!(1)), Err(Reason::Forbidden));
+        let failed = rewritten(&Variables::new(), |_| Err(EvaluateError::Missing));
+        assert_eq!(failed, Err(Reason::Forbidden));
+    }
+}

@@ -1,0 +1,279 @@
+//! A stream that lets hyper see one well-formed request at a time.
+//!
+//! The guard reads each head whole and bounded, judges its bytes with
+//! [`super::head`], and hands hyper exactly that head and then exactly its body.
+//! Bytes behind an upgrade stay here: they reach nobody before the permit. A head
+//! that is refused is replaced by a stand-in, so that the refusal is written by
+//! the same pipeline as every other.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::chunk::Chunked;
+use super::head::{self, Framing};
+use crate::close::Reason;
+use crate::stream::Stream;
+
+/// What hyper reads in place of a head that was refused.
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
+
+/// The verdict on a head, told to whoever answers it.
+#[derive(Debug, Default)]
+pub struct Fault(AtomicU8);
+
+impl Fault {
+    /// The reason to refuse the request with, if its head was refused.
+    pub fn reason(&self) -> Option<Reason> {
+        Reason::from_number(self.0.load(Ordering::Acquire))
+    }
+}
+
+/// Bounds on what one client connection may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct GuardLimits {
+    /// Bytes of a request head.
+    pub header_bytes: usize,
+    /// How long a response may wait for a client that takes none of it.
+    pub write_stall: Option<Duration>,
+}
+
+/// The guarded client stream.
+pub struct HeadGuard {
+    stream: Stream,
+    ahead: BytesMut,
+    phase: Phase,
+    fault: Arc<Fault>,
+    limits: GuardLimits,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+enum Phase {
+    /// Reading a head; that many bytes of it have been looked at.
+    Head { scanned: usize },
+    /// Handing over that many bytes of a judged head.
+    Judged { left: usize, framing: Framing },
+    /// Handing over that many bytes of a body.
+    Length(u64),
+    /// Handing over a chunked body.
+    Chunked(Chunked),
+    /// Holding what comes behind an upgrade.
+    Held,
+    /// Handing over the rest of the stand-in.
+    Refused(&'static [u8]),
+}
+
+impl HeadGuard {
+    /// Guards `stream`; the fault is read where requests are answered.
+    pub fn new(stream: Stream, limits: GuardLimits) -> (HeadGuard, Arc<Fault>) {
+        let fault = Arc::new(Fault::default());
+        let guard = HeadGuard {
+            stream,
+            ahead: BytesMut::new(),
+            phase: Phase::Head { scanned: 0 },
+            fault: Arc::clone(&fault),
+            limits,
+            stalled: None,
+        };
+        (guard, fault)
+    }
+
+    /// The stream and what was held behind the upgrade.
+    pub fn into_parts(self) -> (Stream, Bytes) {
+        (self.stream, self.ahead.freeze())
+    }
+
+    /// Reads once into `ahead`; whether the stream is at its end.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut space = [0; 4096];
+        let mut buffer = ReadBuf::new(&mut space);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+        self.ahead.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().is_empty()))
+    }
+
+    /// Looks for the end of a head in `ahead`; the next phase, once it is known.
+    fn judge(&mut self, scanned: usize) -> Option<Phase> {
+        if scanned == 0 && self.ahead.starts_with(b"\r\n") {
+            self.ahead.advance(2); // RFC 9112 §2.2: one empty line before a request
+        }
+        let verdict = match head::end_of_head(&self.ahead, scanned) {
+            Some(end) if end > self.limits.header_bytes => Err(Reason::LimitHeader),
+            Some(end) => head::read(&self.ahead[..end]).map(|framing| (end, framing)),
+            None if self.ahead.len() > self.limits.header_bytes => Err(Reason::LimitHeader),
+            None if head::is_hopeless(&self.ahead) => Err(Reason::ProtocolError),
+            None => return None,
+        };
+        Some(match verdict {
+            Ok((left, framing)) => Phase::Judged { left, framing },
+            Err(reason) => {
+                self.fault.0.store(reason as u8, Ordering::Release);
+                self.ahead = BytesMut::new();
+                Phase::Refused(STAND_IN)
+            }
+        })
+    }
+
+    /// Bytes of a body of at most `left`, from `ahead` or from the stream.
+    fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        left: u64,
+    ) -> Poll<io::Result<u64>> {
+        if self.ahead.is_empty() && ready!(self.poll_fill(context))? {
+            return Poll::Ready(Ok(0));
+        }
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX);
+        let count = self.hand_over(buffer, wanted);
+        Poll::Ready(Ok(count as u64))
+    }
+
+    /// Moves at most `most` bytes from `ahead` into `buffer`.
+    fn hand_over(&mut self, buffer: &mut ReadBuf<'_>, most: usize) -> usize {
+        let count = most.min(self.ahead.len()).min(buffer.remaining());
+        buffer.put_slice(&self.ahead[..count]);
+        self.ahead.advance(count);
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+        count
+    }
+
+    /// Tracks a client that takes nothing of what is written to it.
+    fn watch_stall(&mut self, context: &mut Context<'_>, moved: bool) -> io::Result<()> {
+        if moved {
+            self.stalled = None;
+            return Ok(());
+        }
+        let Some(limit) = self.limits.write_stall else { return Ok(()) };
+        let sleep = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        match sleep.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+fn bad_body() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "malformed request body")
+}
+
+impl AsyncRead for HeadGuard {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let guard = self.get_mut();
+        loop {
+            match &mut guard.phase {
+                Phase::Head { scanned } => {
+                    let scanned = *scanned;
+                    if let Some(next) = guard.judge(scanned) {
+                        guard.phase = next;
+                        continue;
+                    }
+                    guard.phase = Phase::Head { scanned: guard.ahead.len() };
+                    if ready!(guard.poll_fill(context))? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Phase::Judged { left: 0, framing } => {
+                    guard.phase = match framing {
+                        Framing::Length(0) => Phase::Head { scanned: 0 },
+                        Framing::Length(length) => Phase::Length(*length),
+                        Framing::Chunked => Phase::Chunked(Chunked::START),
+                        Framing::Upgrade => Phase::Held,
+                    };
+                }
+                Phase::Judged { left, framing } => {
+                    let (whole, framing) = (*left, *framing);
+                    let count = guard.hand_over(buffer, whole);
+                    guard.phase = Phase::Judged { left: whole - count, framing };
+                    return Poll::Ready(Ok(()));
+                }
+                Phase::Length(0) => guard.phase = Phase::Head { scanned: 0 },
+                Phase::Length(left) => {
+                    let whole = *left;
+                    let count = ready!(guard.poll_body(context, buffer, whole))?;
+                    guard.phase = Phase::Length(whole - count);
+                    return Poll::Ready(Ok(()));
+                }
+                Phase::Chunked(Chunked::Done) => guard.phase = Phase::Head { scanned: 0 },
+                Phase::Chunked(state) => {
+                    let mut state = *state;
+                    if guard.ahead.is_empty() && ready!(guard.poll_fill(context))? {
+                        return Poll::Ready(Ok(()));
+                    }
+                    let offered = guard.ahead.len().min(buffer.remaining());
+                    let ours = state.advance(&guard.ahead[..offered]).map_err(|_| bad_body())?;
+                    guard.hand_over(buffer, ours);
+                    guard.phase = Phase::Chunked(state);
+                    return Poll::Ready(Ok(()));
+                }
+                Phase::Held => {
+                    if guard.ahead.len() >= guard.limits.header_bytes {
+                        return Poll::Pending;
+                    }
+                    if ready!(guard.poll_fill(context))? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Phase::Refused(rest) => {
+                    if rest.is_empty() {
+                        return Poll::Pending;
+                    }
+                    let count = rest.len().min(buffer.remaining());
+                    buffer.put_slice(&rest[..count]);
+                    guard.phase = Phase::Refused(&rest[count..]);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for HeadGuard {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let guard = self.get_mut();
+        let written = Pin::new(&mut guard.stream).poll_write(context, bytes)?;
+        guard.watch_stall(context, written.is_ready())?;
+        written.map(Ok)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let guard = self.get_mut();
+        let written = Pin::new(&mut guard.stream).poll_write_vectored(context, slices)?;
+        guard.watch_stall(context, written.is_ready())?;
+        written.map(Ok)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}

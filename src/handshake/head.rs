@@ -1,0 +1,215 @@
+//! The strict reading of one request head (RFC 9112): what hyper lets through
+//! and the gate refuses, is refused here, on the bytes as they came.
+//!
+//! Pure: bytes in, [`Framing`] or a [`Reason`] out.
+
+use super::target::Host;
+use crate::close::Reason;
+
+/// How the bytes behind a head belong to it (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// A body of that many bytes, possibly none.
+    Length(u64),
+    /// A chunked body.
+    Chunked,
+    /// A WebSocket upgrade: what follows is not HTTP.
+    Upgrade,
+}
+
+/// Where the head in `bytes` ends (behind its empty line), if it is whole.
+pub(super) fn end_of_head(bytes: &[u8], scanned: usize) -> Option<usize> {
+    let from = scanned.saturating_sub(3);
+    let tail = bytes.get(from..)?;
+    tail.windows(4).position(|window| window == b"\r\n\r\n").map(|at| from + at + 4)
+}
+
+/// Whether `bytes`, a head that may still grow, already breaks the rules that
+/// need no end: bare CR, bare LF, NUL.
+pub(super) fn is_hopeless(bytes: &[u8]) -> bool {
+    let mut previous = 0;
+    for &byte in bytes {
+        if byte == 0 || (byte == b'\n') != (previous == b'\r') {
+            return true;
+        }
+        previous = byte;
+    }
+    false
+}
+
+/// Reads a whole head, its empty line included.
+///
+/// # Errors
+/// [`Reason::ProtocolError`] for what RFC 9112 forbids or leaves to taste;
+/// [`Reason::LimitHeader`] for too many header fields.
+pub(super) fn read(head: &[u8]) -> Result<Framing, Reason> {
+    if is_hopeless(head) {
+        return Err(Reason::ProtocolError);
+    }
+    let folded = head.windows(3).any(|w| w[..2] == *b"\r\n" && matches!(w[2], b' ' | b'\t'));
+    if folded {
+        return Err(Reason::ProtocolError);
+    }
+    let mut fields = [httparse::EMPTY_HEADER; 100];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Reason::LimitHeader),
+        Ok(_) | Err(_) => return Err(Reason::ProtocolError),
+    }
+    // What hyper could not read as a target would be answered by hyper itself.
+    if request.path.is_none_or(|target| target.parse::<http::Uri>().is_err()) {
+        return Err(Reason::ProtocolError);
+    }
+    let mut facts = Facts::default();
+    for field in request.headers.iter() {
+        facts.take(field.name, field.value)?;
+    }
+    let modern = request.version == Some(1);
+    facts.check_host(
+        modern,
+        request.path.unwrap_or_default(),
+        request.method == Some("CONNECT"),
+    )?;
+    match (facts.length, facts.chunked, facts.websocket) {
+        (Some(_), true, _) => Err(Reason::ProtocolError),
+        (_, true, _) if !modern => Err(Reason::ProtocolError),
+        (length, chunked, true) => {
+            let bodiless = length.unwrap_or(0) == 0 && !chunked;
+            if bodiless && modern { Ok(Framing::Upgrade) } else { Err(Reason::ProtocolError) }
+        }
+        (_, true, false) => Ok(Framing::Chunked),
+        (length, false, false) => Ok(Framing::Length(length.unwrap_or(0))),
+    }
+}
+
+/// What the header fields say about framing and host.
+#[derive(Default)]
+struct Facts<'a> {
+    hosts: usize,
+    host: &'a [u8],
+    length: Option<u64>,
+    chunked: bool,
+    websocket: bool,
+}
+
+impl<'a> Facts<'a> {
+    fn take(&mut self, name: &str, value: &'a [u8]) -> Result<(), Reason> {
+        if name.eq_ignore_ascii_case("host") {
+            self.hosts += 1;
+            self.host = value;
+        } else if name.eq_ignore_ascii_case("content-length") {
+            let digits = std::str::from_utf8(value).map_err(|_| Reason::ProtocolError)?;
+            let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            if !plain || self.length.is_some() {
+                return Err(Reason::ProtocolError);
+            }
+            self.length = Some(digits.parse().map_err(|_| Reason::ProtocolError)?);
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Reason::ProtocolError);
+            }
+            self.chunked = true;
+        } else if name.eq_ignore_ascii_case("upgrade") {
+            self.websocket |= value
+                .split(|&b| b == b',')
+                .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"websocket"));
+        }
+        Ok(())
+    }
+
+    /// One Host in HTTP/1.1, equal to the authority of an absolute-form target
+    /// (RFC 9112 §3.2).
+    fn check_host(&self, modern: bool, target: &str, connect: bool) -> Result<(), Reason> {
+        if self.hosts > 1 || (modern && self.hosts == 0) {
+            return Err(Reason::ProtocolError);
+        }
+        let host = match std::str::from_utf8(self.host) {
+            Ok(_) if self.hosts == 0 => None,
+            Ok(host) => Some(Host::parse(host)?),
+            Err(_) => return Err(Reason::ProtocolError),
+        };
+        let Some((scheme, rest)) =
+            target.split_once("://").filter(|_| !target.starts_with('/') && !connect)
+        else {
+            return Ok(());
+        };
+        let known = ["http", "https", "ws", "wss"].iter().any(|s| s.eq_ignore_ascii_case(scheme));
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let same = Host::parse(authority).ok() == host;
+        if known && same { Ok(()) } else { Err(Reason::ProtocolError) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(lines: &str) -> Result<Framing, Reason> {
+        read(lines.as_bytes())
+    }
+
+    #[test]
+    fn ordinary_heads_are_read() {
+        assert_eq!(head("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Ok(Framing::Length(0)));
+        assert_eq!(head("GET / HTTP/1.0\r\n\r\n"), Ok(Framing::Length(0)));
+        assert_eq!(
+            head("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"),
+            Ok(Framing::Length(5))
+        );
+        assert_eq!(
+            head("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            Ok(Framing::Chunked)
+        );
+        assert_eq!(
+            head("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: WebSocket\r\n\r\n"),
+            Ok(Framing::Upgrade)
+        );
+        assert_eq!(
+            head("GET http://a:80/x HTTP/1.1\r\nHost: A:80\r\n\r\n"),
+            Ok(Framing::Length(0))
+        );
+    }
+
+    #[test]
+    fn smuggling_and_sloppiness_are_refused() {
+        let refused = [
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: 1\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n 2\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+            "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nHost: a:81\r\n\r\n",
+            "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
+            "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+            "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+        ];
+        for lines in refused {
+            assert_eq!(head(lines), Err(Reason::ProtocolError), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_found_across_reads() {
+        let bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        for scanned in 0..bytes.len() - 5 {
+            assert_eq!(end_of_head(bytes, scanned.min(24)), Some(bytes.len() - 4));
+        }
+        assert_eq!(end_of_head(&bytes[..26], 0), None);
+    }
+}

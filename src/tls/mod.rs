@@ -1,0 +1,137 @@
+//! TLS by rustls, for the listeners and for the upstreams: files in, ready
+//! configurations out. Nothing here opens a connection.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// Why a TLS configuration cannot be built. Never holds key material.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file cannot be read as PEM.
+    #[error("cannot read {path}: {source}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// The file holds no certificate.
+    #[error("{0} holds no certificate; expected PEM with BEGIN CERTIFICATE")]
+    NoCertificate(PathBuf),
+    /// Certificate and key do not fit, or cannot be used.
+    #[error("{0}")]
+    Unusable(#[from] rustls::Error),
+    /// The system has no certificate authorities.
+    #[error("the system has no certificate authorities; install ca-certificates or set `ca`")]
+    NoSystemRoots,
+    /// The authorities cannot be used to verify anybody.
+    #[error("{0}")]
+    Roots(#[from] rustls::client::VerifierBuilderError),
+}
+
+/// The one cryptographic provider; named at each use because a process-wide
+/// default could be another one.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// The certificates of a PEM file, leaf first.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = |source| TlsError::Pem { path: path.to_owned(), source };
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(path).map_err(pem)?.collect::<Result<_, _>>().map_err(pem)?;
+    if chain.is_empty() { Err(TlsError::NoCertificate(path.to_owned())) } else { Ok(chain) }
+}
+
+/// The first private key of a PEM file.
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path)
+        .map_err(|source| TlsError::Pem { path: path.to_owned(), source })
+}
+
+/// A server that shows `cert` and speaks HTTP/1.1.
+///
+/// # Errors
+/// If a file cannot be read, or certificate and key do not fit.
+pub fn server(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(certificates(cert)?, private_key(key)?)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Whom a client trusts, and what it shows.
+#[derive(Clone, Debug, Default)]
+pub struct ClientFiles {
+    /// The authorities; the system's if none.
+    pub ca: Option<PathBuf>,
+    /// Certificate and key to show.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A client that verifies its server.
+///
+/// # Errors
+/// If a file cannot be read, or there are no authorities.
+pub fn client(files: &ClientFiles) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    match &files.ca {
+        Some(path) => {
+            for certificate in certificates(path)? {
+                roots.add(certificate)?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(TlsError::NoSystemRoots);
+            }
+        }
+    }
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build()?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_webpki_verifier(verifier);
+    let mut config = match &files.identity {
+        Some((cert, key)) => {
+            builder.with_client_auth_cert(certificates(cert)?, private_key(key)?)?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_is_read_and_a_mismatch_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let two = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let write = |name: &str, text: String| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let cert = write("cert", one.cert.pem());
+        let key = write("key", one.signing_key.serialize_pem());
+        let other = write("other", two.signing_key.serialize_pem());
+        assert!(server(&cert, &key).is_ok());
+        assert!(matches!(server(&cert, &other), Err(TlsError::Unusable(_))));
+        assert!(matches!(server(&key, &key), Err(TlsError::NoCertificate(_))));
+        assert!(matches!(server(&dir.path().join("none"), &key), Err(TlsError::Pem { .. })));
+        assert!(client(&ClientFiles { ca: Some(cert), identity: None }).is_ok());
+    }
+}

@@ -1,0 +1,241 @@
+//! Where an upstream is and how to reach it: a URL read once, dialled many times.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+
+use super::config::UpstreamConfig;
+use crate::listener::bound_buffers;
+use crate::problem::Problem;
+use crate::stream::Stream;
+use crate::tls::{self, ClientFiles};
+
+/// A server behind the gate.
+pub struct Endpoint {
+    carrier: Carrier,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    upgrades: bool,
+    base_path: Option<Box<str>>,
+    label: Box<str>,
+}
+
+enum Carrier {
+    Tcp { host: Box<str>, port: u16 },
+    Unix(PathBuf),
+}
+
+/// Why a connection to an upstream failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name does not resolve.
+    #[error("the upstream's name does not resolve")]
+    Resolve(#[source] io::Error),
+    /// No address took the connection.
+    #[error("the upstream does not accept connections")]
+    Connect(#[source] io::Error),
+    /// The TLS handshake failed.
+    #[error("the TLS handshake with the upstream failed")]
+    Tls(#[source] io::Error),
+}
+
+impl DialError {
+    /// The label of `sockgate_upstream_errors_total`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            DialError::Resolve(_) => "resolve",
+            DialError::Connect(_) => "connect",
+            DialError::Tls(_) => "tls",
+        }
+    }
+}
+
+/// The parts of an upstream URL.
+#[derive(Debug, PartialEq, Eq)]
+struct Parts<'a> {
+    scheme: &'a str,
+    carrier: &'a str,
+    path: Option<&'a str>,
+}
+
+impl Endpoint {
+    /// Reads `config`; relative files are relative to `base`.
+    ///
+    /// # Errors
+    /// All that is wrong with it, by key.
+    pub fn build(config: &UpstreamConfig, base: &Path) -> Result<Endpoint, Vec<Problem>> {
+        let url = |message: String| vec![Problem::new("url", message)];
+        let parts = split(&config.url).map_err(|message| url(message.to_owned()))?;
+        let secure = matches!(parts.scheme, "wss" | "https");
+        let carrier = if parts.scheme.ends_with("+unix") {
+            Carrier::Unix(PathBuf::from(parts.carrier))
+        } else {
+            let default = if secure { 443 } else { 80 };
+            let (host, port) = host_and_port(parts.carrier, default).map_err(|m| url(m.to_owned()))?;
+            Carrier::Tcp { host: host.into(), port }
+        };
+        let tls = match (&carrier, secure) {
+            (Carrier::Tcp { host, .. }, true) => Some(build_tls(config, host, base)?),
+            _ => None,
+        };
+        Ok(Endpoint {
+            carrier,
+            tls,
+            upgrades: parts.scheme.starts_with("ws"),
+            base_path: parts.path.map(Into::into),
+            label: config.url.as_str().into(),
+        })
+    }
+
+    /// Whether upgrades may be sent to it.
+    pub fn carries_upgrades(&self) -> bool {
+        self.upgrades
+    }
+
+    /// The path of the URL, which replaces a route's prefix.
+    pub fn base_path(&self) -> Option<&str> {
+        self.base_path.as_deref()
+    }
+
+    /// The URL, for logs; it can hold no credential.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Connects, resolving the name anew and trying its addresses in turn.
+    /// The caller bounds the time.
+    ///
+    /// # Errors
+    /// [`DialError`], by step.
+    pub(super) async fn dial(&self) -> Result<Stream, DialError> {
+        let stream = match &self.carrier {
+            Carrier::Unix(path) => {
+                return UnixStream::connect(path).await.map(Stream::Unix).map_err(DialError::Connect);
+            }
+            Carrier::Tcp { host, port } => dial_tcp(host, *port).await?,
+        };
+        match &self.tls {
+            None => Ok(Stream::Tcp(stream)),
+            Some((config, name)) => {
+                let connector = TlsConnector::from(Arc::clone(config));
+                let stream = connector.connect(name.clone(), stream).await.map_err(DialError::Tls)?;
+                Ok(Stream::TlsClient(Box::new(stream)))
+            }
+        }
+    }
+}
+
+/// How long one address of several may take before the next is tried.
+const PER_ADDRESS: Duration = Duration::from_secs(2);
+
+async fn dial_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
+    let addresses: Vec<_> =
+        tokio::net::lookup_host((host, port)).await.map_err(DialError::Resolve)?.collect();
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let several = addresses.len() > 1;
+    for address in addresses {
+        let connecting = TcpStream::connect(address);
+        let connected = if several {
+            tokio::time::timeout(PER_ADDRESS, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        } else {
+            connecting.await
+        };
+        match connected {
+            Ok(stream) => {
+                // As on the listener: no frame waits for an acknowledgement.
+                let _ = stream.set_nodelay(true);
+                bound_buffers(&stream);
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(DialError::Connect(last))
+}
+
+fn build_tls(
+    config: &UpstreamConfig,
+    host: &str,
+    base: &Path,
+) -> Result<(Arc<ClientConfig>, ServerName<'static>), Vec<Problem>> {
+    let written = config.tls.clone().unwrap_or_default();
+    let name = written.server_name.as_deref().unwrap_or(host);
+    let server_name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned())
+        .map_err(|_| vec![Problem::new("tls.server_name", "expected a DNS name or an IP address")])?;
+    let identity = match (&written.client_cert, &written.client_key) {
+        (Some(cert), Some(key)) => Some((base.join(cert), base.join(key))),
+        (None, None) => None,
+        (Some(_), None) => return Err(vec![Problem::new("tls.client_key", "is required with client_cert")]),
+        (None, Some(_)) => return Err(vec![Problem::new("tls.client_cert", "is required with client_key")]),
+    };
+    let files = ClientFiles { ca: written.ca.map(|path| base.join(path)), identity };
+    let client = tls::client(&files).map_err(|error| vec![Problem::new("tls", error.to_string())])?;
+    Ok((client, server_name))
+}
+
+fn split(url: &str) -> Result<Parts<'_>, &'static str> {
+    const SCHEMES: &str = "expected ws://, wss://, ws+unix:/PATH, http://, https:// or http+unix:/PATH";
+    let (scheme, rest) = url.split_once(':').ok_or(SCHEMES)?;
+    if url.contains(['?', '#', '@']) {
+        return Err("an upstream URL has no user, query or fragment");
+    }
+    match scheme {
+        "ws" | "wss" | "http" | "https" => {
+            let rest = rest.strip_prefix("//").ok_or(SCHEMES)?;
+            let (carrier, path) = match rest.find('/') {
+                Some(at) => (&rest[..at], Some(&rest[at..])),
+                None => (rest, None),
+            };
+            // `ws://h/` says no more than `ws://h`.
+            Ok(Parts { scheme, carrier, path: path.filter(|path| *path != "/") })
+        }
+        "ws+unix" | "http+unix" if rest.starts_with('/') => {
+            Ok(Parts { scheme, carrier: rest.strip_prefix("//").map_or(rest, |path| path), path: None })
+        }
+        _ => Err(SCHEMES),
+    }
+}
+
+fn host_and_port(authority: &str, default: u16) -> Result<(&str, u16), &'static str> {
+    const FORM: &str = "expected HOST or HOST:PORT behind the scheme";
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| FORM)?),
+        _ => (authority, default),
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let sound = !bare.is_empty() && (bare.len() != host.len()) == bare.contains(':');
+    if sound { Ok((bare, port)) } else { Err(FORM) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_split() {
+        let parts = |scheme, carrier, path| Ok(Parts { scheme, carrier, path });
+        assert_eq!(split("ws://127.0.0.1:3000"), parts("ws", "127.0.0.1:3000", None));
+        assert_eq!(split("wss://h/inner/"), parts("wss", "h", Some("/inner/")));
+        assert_eq!(split("http://h/"), parts("http", "h", None));
+        assert_eq!(split("ws+unix:/run/a.sock"), parts("ws+unix", "/run/a.sock", None));
+        for bad in ["", "h:80", "ws:h", "tcp://h:1", "ftp://h", "ws://u:p@h", "ws://h?x", "ws+unix:x"] {
+            assert!(split(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_ports_are_split() {
+        assert_eq!(host_and_port("h", 80), Ok(("h", 80)));
+        assert_eq!(host_and_port("h:81", 80), Ok(("h", 81)));
+        assert_eq!(host_and_port("[::1]:81", 80), Ok(("::1", 81)));
+        assert_eq!(host_and_port("[::1]", 80), Ok(("::1", 80)));
+        for bad in ["", ":80", "h:", "h:x", "::1:80", "[h]:80"] {
+            assert!(host_and_port(bad, 80).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Plain HTTP to an upstream, streaming in both directions, over pooled
+//! connections (RFC 9110, RFC 9112).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{CONNECTION, HeaderMap, HeaderName};
+use http::{Request, Response, Uri};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use super::endpoint::{DialError, Endpoint};
+use crate::handshake::tokens;
+use crate::policy::Permit;
+use crate::stream::Stream;
+
+/// A body on its way to an upstream.
+pub type RequestBody =
+    http_body_util::combinators::UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Sends requests to one endpoint.
+pub struct HttpClient {
+    client: Client<Dialler, RequestBody>,
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream gave no response")]
+pub struct HttpError(#[source] Error);
+
+impl HttpError {
+    /// The label of `sockgate_upstream_errors_total`.
+    pub fn kind(&self) -> &'static str {
+        if self.0.is_connect() { "connect" } else { "response" }
+    }
+}
+
+/// Node's servers close an idle connection after five seconds: let go first.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+
+impl HttpClient {
+    /// A client for `endpoint`; a connection takes `connect_timeout` at most.
+    pub fn new(endpoint: Arc<Endpoint>, connect_timeout: Duration) -> HttpClient {
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(64)
+            .build(Dialler { endpoint, connect_timeout });
+        HttpClient { client }
+    }
+
+    /// Sends `request`, whose URI is path and query alone.
+    ///
+    /// # Errors
+    /// If no connection or no response head comes.
+    pub async fn send(
+        &self,
+        _permit: &Permit,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, HttpError> {
+        // The pool wants an absolute URI; there is one endpoint behind any name.
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        if let Ok(uri) = format!("http://upstream{target}").parse::<Uri>() {
+            *request.uri_mut() = uri;
+        }
+        self.client.request(request).await.map_err(HttpError)
+    }
+}
+
+/// Connects to the one endpoint, whatever the URI says.
+#[derive(Clone)]
+struct Dialler {
+    endpoint: Arc<Endpoint>,
+    connect_timeout: Duration,
+}
+
+impl tower_service::Service<Uri> for Dialler {
+    type Response = Dialled;
+    type Error = DialError;
+    type Future = Pin<Box<dyn Future<Output = Result<Dialled, DialError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            match tokio::time::timeout(this.connect_timeout, this.endpoint.dial()).await {
+                Ok(dialled) => dialled.map(|stream| Dialled(TokioIo::new(stream))),
+                Err(_) => Err(DialError::Connect(std::io::ErrorKind::TimedOut.into())),
+            }
+        })
+    }
+}
+
+/// A stream as the pool wants it.
+struct Dialled(TokioIo<Stream>);
+
+impl Connection for Dialled {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl hyper::rt::Read for Dialled {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: hyper::rt::ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(context, buffer)
+    }
+}
+
+impl hyper::rt::Write for Dialled {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(context)
+    }
+}
+
+/// The headers that belong to one hop (RFC 9110 §7.6.1), besides those that
+/// `Connection` names.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
+/// Removes what belongs to one hop. Comes before identity headers are touched:
+/// a client could name them in `Connection`.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> =
+        tokens(headers, &CONNECTION).filter_map(|token| token.parse().ok()).collect();
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    for name in named {
+        // Host is never hop-by-hop, whoever claims it.
+        if name != http::header::HOST {
+            headers.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hop_by_hop_headers_go_and_host_stays() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("connection", "close, X-Secret, Host"), ("x-secret", "1"), ("host", "a"), ("te", "trailers"), ("x-kept", "1")] {
+            headers.insert(name, value.parse().unwrap());
+        }
+        strip_hop_by_hop(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["host", "x-kept"]);
+    }
+}

@@ -1,0 +1,195 @@
+//! The upstream's opening handshake (RFC 6455 §4.1): sockgate as the client,
+//! with its own key, and the Accept checked.
+
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::Empty;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+
+use super::endpoint::{DialError, Endpoint};
+use crate::handshake::{accept_for, fresh_key, tokens};
+use crate::policy::Permit;
+use crate::stream::Stream;
+
+/// What the upstream is asked for.
+pub struct UpgradeRequest {
+    /// Path and query, credentials cut.
+    pub target: String,
+    /// All headers but those of the handshake itself.
+    pub headers: HeaderMap,
+    /// The subprotocols that may be offered, credentials cut.
+    pub subprotocols: Vec<String>,
+    /// `Sec-WebSocket-Extensions`, where extensions may be offered.
+    pub extensions: Option<http::HeaderValue>,
+}
+
+/// An upstream that has switched protocols.
+pub struct Upgraded {
+    /// The stream.
+    pub stream: Stream,
+    /// What it sent right behind its 101.
+    pub ahead: Bytes,
+    /// The headers of its 101.
+    pub headers: HeaderMap,
+}
+
+/// Why there is no upgraded upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    /// No connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The connection broke, or what came is not HTTP.
+    #[error("the upstream broke off the handshake")]
+    Broken(#[source] Option<hyper::Error>),
+    /// A 101 that is not a WebSocket's, or with something that was not offered.
+    #[error("the upstream's 101 is not valid: {0}")]
+    Invalid(&'static str),
+    /// Another answer than 101: the upstream's own refusal.
+    #[error("the upstream answered {}", .0.status())]
+    Refused(Box<Response<Incoming>>),
+}
+
+impl UpgradeError {
+    /// The label of `sockgate_upstream_errors_total`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            UpgradeError::Dial(error) => error.kind(),
+            UpgradeError::Broken(_) => "handshake",
+            UpgradeError::Invalid(_) => "invalid_101",
+            UpgradeError::Refused(_) => "refused",
+        }
+    }
+}
+
+/// Dials and upgrades. The permit is the proof that this client may have it.
+/// The caller bounds the time.
+///
+/// # Errors
+/// [`UpgradeError`]; a connection that carried a failed upgrade is never reused.
+pub async fn connect(
+    _permit: &Permit,
+    endpoint: &Endpoint,
+    wanted: UpgradeRequest,
+) -> Result<Upgraded, UpgradeError> {
+    let stream = endpoint.dial().await?;
+    let broken = |error| UpgradeError::Broken(Some(error));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let key = fresh_key();
+    let accept = accept_for(key.as_bytes());
+    let offered = (wanted.subprotocols.clone(), wanted.extensions.clone());
+    let request = request(wanted, key).ok_or(UpgradeError::Invalid("the request cannot be built"))?;
+
+    let mut connection = Box::pin(connection.without_shutdown());
+    let response = tokio::select! {
+        biased;
+        response = sender.send_request(request) => response.map_err(broken)?,
+        ended = &mut connection => return Err(UpgradeError::Broken(ended.err())),
+    };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // The body is still to come: somebody has to drive the connection.
+        tokio::spawn(connection);
+        return Err(UpgradeError::Refused(Box::new(response)));
+    }
+    check(response.headers(), accept.as_bytes(), &offered.0, offered.1.as_ref())?;
+    let (head, _) = response.into_parts();
+    drop(sender);
+    let parts = connection.await.map_err(broken)?;
+    Ok(Upgraded { stream: parts.io.into_inner(), ahead: parts.read_buf, headers: head.headers })
+}
+
+fn request(wanted: UpgradeRequest, key: http::HeaderValue) -> Option<Request<Empty<Bytes>>> {
+    let mut request = Request::get(wanted.target).body(Empty::new()).ok()?;
+    let headers = request.headers_mut();
+    *headers = wanted.headers;
+    headers.insert(CONNECTION, http::HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, http::HeaderValue::from_static("websocket"));
+    headers.insert("sec-websocket-version", http::HeaderValue::from_static("13"));
+    headers.insert("sec-websocket-key", key);
+    if !wanted.subprotocols.is_empty() {
+        let list = wanted.subprotocols.join(", ");
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, http::HeaderValue::from_str(&list).ok()?);
+    }
+    if let Some(extensions) = wanted.extensions {
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, extensions);
+    }
+    Some(request)
+}
+
+/// RFC 6455 §4.1, the client's checks on the server's answer.
+fn check(
+    headers: &HeaderMap,
+    accept: &[u8],
+    subprotocols: &[String],
+    extensions: Option<&http::HeaderValue>,
+) -> Result<(), UpgradeError> {
+    let mut upgrades = tokens(headers, &UPGRADE);
+    let upgrade = upgrades.next().is_some_and(|token| token.eq_ignore_ascii_case("websocket"));
+    if !upgrade || upgrades.next().is_some() {
+        return Err(UpgradeError::Invalid("Upgrade is not websocket"));
+    }
+    if !tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+        return Err(UpgradeError::Invalid("Connection lacks upgrade"));
+    }
+    let mut accepts = headers.get_all(SEC_WEBSOCKET_ACCEPT).into_iter();
+    let answered = accepts.next().map(http::HeaderValue::as_bytes);
+    if answered != Some(accept) || accepts.next().is_some() {
+        return Err(UpgradeError::Invalid("Sec-WebSocket-Accept is wrong"));
+    }
+    let mut chosen = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter();
+    if let Some(choice) = chosen.next() {
+        let offered = choice.to_str().is_ok_and(|choice| subprotocols.iter().any(|one| one == choice));
+        if !offered || chosen.next().is_some() {
+            return Err(UpgradeError::Invalid("a subprotocol that was not offered"));
+        }
+    }
+    let offered = extensions.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let offered = offered.split(',').map(extension_name);
+    for extension in tokens(headers, &SEC_WEBSOCKET_EXTENSIONS).map(extension_name) {
+        if !offered.clone().any(|one| one.eq_ignore_ascii_case(extension)) {
+            return Err(UpgradeError::Invalid("an extension that was not offered"));
+        }
+    }
+    Ok(())
+}
+
+/// `permessage-deflate; server_no_context_takeover` → `permessage-deflate`.
+fn extension_name(entry: &str) -> &str {
+    entry.split(';').next().unwrap_or_default().trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(extra: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("upgrade", "WebSocket"), ("connection", "Upgrade"), ("sec-websocket-accept", "abc=")] {
+            headers.insert(name, http::HeaderValue::from_static(value));
+        }
+        for (name, value) in extra {
+            headers.insert(*name, http::HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn verdict(extra: &[(&'static str, &'static str)]) -> bool {
+        let extensions = http::HeaderValue::from_static("permessage-deflate; client_max_window_bits");
+        check(&answer(extra), b"abc=", &["chat".to_owned()], Some(&extensions)).is_ok()
+    }
+
+    #[test]
+    fn only_what_was_offered_is_accepted() {
+        assert!(verdict(&[]));
+        assert!(verdict(&[("sec-websocket-protocol", "chat"), ("sec-websocket-extensions", "permessage-deflate")]));
+        assert!(!verdict(&[("sec-websocket-protocol", "other")]));
+        assert!(!verdict(&[("sec-websocket-extensions", "x-webkit-deflate-frame")]));
+        assert!(!verdict(&[("sec-websocket-accept", "wrong")]));
+        assert!(!verdict(&[("upgrade", "h2c")]));
+        assert!(!verdict(&[("connection", "keep-alive")]));
+    }
+}
