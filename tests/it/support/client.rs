@@ -116,7 +116,13 @@ impl Request {
     /// Sends the request and reads the whole answer.
     #[track_caller]
     pub(crate) fn send(&self, address: SocketAddr) -> Response {
-        exchange(address, &self.bytes())
+        let mut stream = dial(address);
+        // The gate may answer and end before it has taken everything.
+        let _ = stream.write_all(&self.bytes());
+        match self.method.as_str() {
+            "HEAD" => Response::read_head(&mut stream).expect("an answer"),
+            _ => Response::read(&mut stream).expect("an answer"),
+        }
     }
 
     /// Sends the opening handshake, which must be answered with 101.
@@ -133,6 +139,14 @@ impl Request {
         assert_eq!(head.status, 101, "to {}: {head:?}", self.target);
         assert_eq!(head.header("sec-websocket-accept"), Some(ACCEPT));
         Socket { head, stream: Box::new(stream) }
+    }
+
+    /// Sends the request and reads only the status of the answer.
+    #[track_caller]
+    pub(crate) fn status(&self, address: SocketAddr) -> u16 {
+        let mut stream = dial(address);
+        stream.write_all(&self.bytes()).expect("the request is taken");
+        Response::read_head(&mut stream).expect("an answer").status
     }
 
     /// Opens the connection and waits for the Close that ends it.
@@ -359,7 +373,18 @@ impl Socket {
     /// Reads to the Close, answers it as a client does, and waits for the end
     /// of the stream.
     #[track_caller]
-    pub(crate) fn closed(mut self) -> Closed {
+    pub(crate) fn closed(self) -> Closed {
+        self.closed_answering(true)
+    }
+
+    /// The same by a client that answers no ping.
+    #[track_caller]
+    pub(crate) fn closed_without_pongs(self) -> Closed {
+        self.closed_answering(false)
+    }
+
+    #[track_caller]
+    fn closed_answering(mut self, pings: bool) -> Closed {
         let mut messages = Vec::new();
         loop {
             let frame = match self.read_frame() {
@@ -368,7 +393,7 @@ impl Socket {
                 Err(error) => panic!("no Close: {error}, after {messages:?}"),
             };
             match frame.opcode {
-                Opcode::Ping => {
+                Opcode::Ping if pings => {
                     let _ = self.try_send_bytes(&Frame::new(Opcode::Pong, frame.payload).masked());
                 }
                 Opcode::Close => {
@@ -385,12 +410,25 @@ impl Socket {
                     );
                     return Closed { code, reason, messages };
                 }
-                Opcode::Pong => {}
+                Opcode::Ping | Opcode::Pong => {}
                 Opcode::Continuation | Opcode::Text | Opcode::Binary => {
                     messages.push(String::from_utf8_lossy(&frame.payload).into_owned());
                 }
             }
         }
+    }
+
+    /// Expects the stream to end without a Close.
+    #[track_caller]
+    pub(crate) fn ends_without_close(mut self) {
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                panic!("the stream did not end")
+            }
+            _ => {}
+        }
+        assert!(!rest.contains(&0x88), "a Close inside a frame: {rest:?}");
     }
 
     /// Closes with 1000 and expects the answer.

@@ -1,17 +1,19 @@
 //! The real binary, started with a configuration of the test's own.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::client::{Request, Response};
-use super::token::{SECRET, forget};
+use super::token::{SECRET, assert_no_canary};
 use super::{PATIENCE, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sockgate");
@@ -36,6 +38,21 @@ routes:
     )
 }
 
+/// One policy `members` (the inside of a YAML flow mapping) in front of
+/// `upstream` at `/ws/*`, with the verifier `app` of [`members`].
+pub(crate) fn policy(members: &str, upstream: &str) -> String {
+    format!(
+        r#"
+verifiers:
+  app: {{ jwt: {{ secret: {SECRET}, algorithms: [HS256] }} }}
+policies:
+  members: {{ {members} }}
+routes:
+  - {{ name: chat, path: "/ws/*", policy: members, upstream: "{upstream}" }}
+"#
+    )
+}
+
 /// A running gate; killed, and its output searched for secrets, on drop.
 pub(crate) struct Gate {
     child: Child,
@@ -44,6 +61,8 @@ pub(crate) struct Gate {
     output: Arc<Mutex<String>>,
     address: SocketAddr,
     admin: SocketAddr,
+    readers: Vec<JoinHandle<()>>,
+    awaited: bool,
 }
 
 impl Gate {
@@ -75,11 +94,21 @@ impl Gate {
             .spawn()
             .expect("the binary starts");
         let output = Arc::new(Mutex::new(String::new()));
-        gather(child.stdout.take().expect("piped"), &output);
-        gather(child.stderr.take().expect("piped"), &output);
+        let readers = vec![
+            gather(child.stdout.take().expect("piped"), &output),
+            gather(child.stderr.take().expect("piped"), &output),
+        ];
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut gate =
-            Gate { child, directory, config: path, output, address: nowhere, admin: nowhere };
+        let mut gate = Gate {
+            child,
+            directory,
+            config: path,
+            output,
+            address: nowhere,
+            admin: nowhere,
+            readers,
+            awaited: false,
+        };
         gate.wait_until_ready();
         gate
     }
@@ -87,20 +116,18 @@ impl Gate {
     #[track_caller]
     fn wait_until_ready(&mut self) {
         let began = Instant::now();
-        while !self.lines().iter().any(|line| line["message"] == "ready") {
+        while !self.output().lines().any(|line| said(line, "message") == "ready") {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 panic!("the gate ended with {status}:\n{}", self.output());
             }
             assert!(began.elapsed() < PATIENCE, "the gate is not ready:\n{}", self.output());
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        for line in self.lines().iter().filter(|line| line["message"] == "listening") {
-            let Some(address) = line["address"].as_str().and_then(|text| text.parse().ok()) else {
-                continue;
-            };
-            match line["listener"].as_str() {
-                Some("server") => self.address = address,
-                Some("admin") => self.admin = address,
+        for line in self.output().lines().filter(|line| said(line, "message") == "listening") {
+            let Ok(address) = said(line, "address").parse() else { continue };
+            match said(line, "listener").as_str() {
+                "server" => self.address = address,
+                "admin" => self.admin = address,
                 other => panic!("a listener of the kind {other:?}"),
             }
         }
@@ -156,6 +183,7 @@ impl Gate {
             status = self.child.try_wait().expect("a child");
             status.is_some()
         });
+        self.awaited = true;
         status.expect("just seen")
     }
 
@@ -185,6 +213,22 @@ impl Gate {
             assert!(began.elapsed() < PATIENCE, "no line {what} in\n{}", self.output());
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
+    }
+
+    /// Waits for the line of the connection whose URL has the path `path`.
+    #[track_caller]
+    pub(crate) fn record(&self, path: &str) -> Value {
+        self.line(&format!("about {path}"), |line| {
+            line["url"].as_str().is_some_and(|url| {
+                url.split('?').next().is_some_and(|start| start.ends_with(path))
+            })
+        })
+    }
+
+    /// The reason in the line about `path`.
+    #[track_caller]
+    pub(crate) fn reason(&self, path: &str) -> String {
+        self.record(path)["reason"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Asks the admin listener.
@@ -224,16 +268,33 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
+        let died = self.child.try_wait().ok().flatten();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
         let output = self.output();
         if std::thread::panicking() {
             eprintln!("---- what the gate printed\n{output}----");
             return;
         }
-        forget(&output);
+        assert_no_canary(&output);
         assert!(!output.contains("panicked at"), "the gate panicked:\n{output}");
+        assert!(self.awaited || died.is_none(), "the gate died ({died:?}):\n{output}");
     }
+}
+
+/// The value of `key` in a line of either log format.
+fn said(line: &str, key: &str) -> String {
+    if let Ok(line) = serde_json::from_str::<Value>(line) {
+        return line[key].as_str().unwrap_or_default().to_owned();
+    }
+    let start = format!("{key}=");
+    line.split_whitespace()
+        .find_map(|word| word.strip_prefix(&start))
+        .map(|value| value.trim_matches('"').to_owned())
+        .unwrap_or_default()
 }
 
 /// Adds the sections that every test would otherwise repeat.
@@ -250,7 +311,7 @@ fn with_listeners(config: &str) -> String {
     whole
 }
 
-fn gather(stream: impl Read + Send + 'static, output: &Arc<Mutex<String>>) {
+fn gather(stream: impl Read + Send + 'static, output: &Arc<Mutex<String>>) -> JoinHandle<()> {
     let output = Arc::clone(output);
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
@@ -258,7 +319,7 @@ fn gather(stream: impl Read + Send + 'static, output: &Arc<Mutex<String>>) {
             output.push_str(&line);
             output.push('\n');
         }
-    });
+    })
 }
 
 /// What a command printed, and how it ended.
@@ -303,4 +364,15 @@ pub(crate) fn run_with_input(
     };
     assert!(!outcome.stderr.contains("panicked at"), "{outcome:?}");
     outcome
+}
+
+/// An address for `admin.listen` that `sockgate health` can know before the
+/// gate binds it: loopback has 2²⁴ of them, so each test gets one of its own
+/// and no other test can take the port in between.
+pub(crate) fn free_admin() -> SocketAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let listener = TcpListener::bind(([127, high | 1, low, number], 0)).expect("a free port");
+    listener.local_addr().expect("bound")
 }

@@ -10,11 +10,15 @@ mod upstream;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use self::client::{Closed, Request, Response, Socket, exchange};
+pub(crate) use self::client::{
+    Closed, KEY, Request, Response, Socket, dial, exchange, nothing_comes, read_chunk,
+};
 pub(crate) use self::frame::{Frame, Opcode};
-pub(crate) use self::gate::{Gate, Outcome, members, run, run_with_input};
-pub(crate) use self::token::{SECRET, Token, canary, forget, percent_encode_all, token};
-pub(crate) use self::upstream::{Seen, Upstream};
+pub(crate) use self::gate::{Gate, Outcome, free_admin, members, policy, run, run_with_input};
+pub(crate) use self::token::{
+    SECRET, Token, assert_no_canary, canary, percent_encode_all, token, unix_now,
+};
+pub(crate) use self::upstream::{Nobody, Seen, Upstream};
 
 /// How long anything may take that should happen at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);

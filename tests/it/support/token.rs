@@ -21,14 +21,38 @@ pub(crate) fn canary(secret: &str) -> String {
     secret.to_owned()
 }
 
-/// Fails if `output` holds anything that [`canary`] remembers.
-pub(crate) fn forget(output: &str) {
+/// Fails if `output` holds anything that [`canary`] remembers, as it is or
+/// percent-encoded.
+#[track_caller]
+pub(crate) fn assert_no_canary(output: &str) {
+    let decoded = percent_decode(output);
     let canaries = CANARIES.lock().expect("no test died here");
     for canary in canaries.iter().map(String::as_str).chain([SECRET]) {
-        if let Some(line) = output.lines().find(|line| line.contains(canary)) {
-            panic!("the gate printed a secret: {canary}\nin {line}");
+        for output in [output, &decoded] {
+            if let Some(line) = output.lines().find(|line| line.contains(canary)) {
+                panic!("the gate printed a secret: {canary}\nin {line}");
+            }
         }
     }
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let pair = after.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
+        match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
+            Some(byte) if first == b'%' => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A valid token of `subject`, for an hour.

@@ -8,8 +8,10 @@
 //! `answer-403` refuses with that status; `wrong-accept`, `no-accept`,
 //! `unoffered-protocol`, `unoffered-extension` answer an unsound 101; `greet`
 //! sends a message in the segment of the 101; `push-N` sends a binary message of
-//! N bytes; `slow-N` sends the message of N bytes one byte at a time. Plain HTTP:
-//! `sse` streams three events, `report` tells in JSON what the request was.
+//! N bytes; `slow-N` sends the message of N bytes one byte at a time; `ping` starts
+//! with a ping; `flood` sends messages for ever and never reads. An echo that is
+//! told `hang up` ends the stream between two frames. Plain HTTP: `sse` streams
+//! three events, the later two as the test releases them, `report` tells in JSON what the request was.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -31,6 +33,8 @@ use super::frame::{Frame, Opcode};
 /// One request as the upstream saw it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
+    /// On which connection, counted from 0.
+    pub(crate) connection: usize,
     /// The whole head as it came.
     pub(crate) head: String,
     /// The method.
@@ -67,9 +71,32 @@ impl Seen {
 
 #[derive(Default)]
 struct Memory {
+    connections: usize,
     seen: Vec<Seen>,
     messages: Vec<String>,
     closes: Vec<Option<u16>>,
+    flooded: usize,
+    released: usize,
+}
+
+/// A port of loopback on which nothing listens: bound, so that no other test
+/// can get it.
+pub(crate) struct Nobody(socket2::Socket);
+
+impl Nobody {
+    /// Takes a free port.
+    pub(crate) fn there() -> Nobody {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+        Nobody(socket)
+    }
+
+    /// `ws://…`
+    pub(crate) fn ws(&self) -> String {
+        let address = self.0.local_addr().expect("bound").as_socket().expect("TCP");
+        format!("ws://{address}")
+    }
 }
 
 /// A server on a free port of loopback, or on a Unix socket.
@@ -124,12 +151,6 @@ impl Upstream {
         Upstream { address, memory }
     }
 
-    /// A port of loopback on which nothing listens.
-    pub(crate) fn nobody() -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        format!("ws://{}", listener.local_addr().expect("bound"))
-    }
-
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
@@ -174,6 +195,16 @@ impl Upstream {
         self.memory.lock().expect("no server died").closes.clone()
     }
 
+    /// The bytes of payload that `flood` could send so far.
+    pub(crate) fn flooded(&self) -> usize {
+        self.memory.lock().expect("no server died").flooded
+    }
+
+    /// Lets `sse` send one event more.
+    pub(crate) fn release(&self) {
+        self.memory.lock().expect("no server died").released += 1;
+    }
+
     /// Waits for the first WebSocket to end and says how.
     #[track_caller]
     pub(crate) fn close(&self) -> Option<u16> {
@@ -185,23 +216,32 @@ impl Upstream {
 fn serve_aside(mut stream: impl Stream + 'static, memory: &Arc<Mutex<Memory>>) {
     let memory = Arc::clone(memory);
     std::thread::spawn(move || {
+        let connection = {
+            let mut memory = memory.lock().expect("no server died");
+            memory.connections += 1;
+            memory.connections - 1
+        };
         // A client that goes away is not this server's failure.
-        while let Ok(true) = serve(&mut stream, &memory) {}
+        while let Ok(true) = serve(&mut stream, connection, &memory) {}
     });
 }
 
 /// Serves one request; whether another may follow.
-fn serve(stream: &mut impl Stream, memory: &Mutex<Memory>) -> io::Result<bool> {
-    let Some(seen) = read_request(stream)? else { return Ok(false) };
+fn serve(
+    stream: &mut impl Stream,
+    connection: usize,
+    memory: &Mutex<Memory>,
+) -> io::Result<bool> {
+    let Some(seen) = read_request(stream, connection)? else { return Ok(false) };
     memory.lock().expect("no server died").seen.push(seen.clone());
     if seen.header("upgrade").is_some() {
         serve_upgrade(stream, &seen, memory)?;
         return Ok(false);
     }
-    serve_http(stream, &seen)
+    serve_http(stream, &seen, memory)
 }
 
-fn read_request(stream: &mut impl Read) -> io::Result<Option<Seen>> {
+fn read_request(stream: &mut impl Read, connection: usize) -> io::Result<Option<Seen>> {
     let mut head = Vec::new();
     let mut byte = [0_u8];
     while !head.ends_with(b"\r\n\r\n") {
@@ -219,10 +259,10 @@ fn read_request(stream: &mut impl Read) -> io::Result<Option<Seen>> {
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect();
-    Ok(Some(Seen { head, method, target, headers }))
+    Ok(Some(Seen { connection, head, method, target, headers }))
 }
 
-fn serve_http(stream: &mut impl Stream, seen: &Seen) -> io::Result<bool> {
+fn serve_http(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) -> io::Result<bool> {
     let mut body = Vec::new();
     if let Some(length) = seen.header("content-length").and_then(|text| text.parse().ok()) {
         body = vec![0; length];
@@ -238,11 +278,13 @@ fn serve_http(stream: &mut impl Stream, seen: &Seen) -> io::Result<bool> {
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
                   Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n",
             )?;
-            for event in ["one", "two", "three"] {
+            for (number, event) in ["one", "two", "three"].iter().enumerate() {
+                eventually("the test releases the next event", || {
+                    memory.lock().expect("no server died").released >= number
+                });
                 let text = format!("data: {event}\n\n");
                 write!(stream, "{:x}\r\n{text}\r\n", text.len())?;
                 stream.flush()?;
-                std::thread::sleep(Duration::from_millis(300));
             }
             stream.write_all(b"0\r\n\r\n")?;
             Ok(true)
@@ -345,6 +387,19 @@ fn serve_upgrade(
             answer.extend(Frame::new(Opcode::Binary, vec![b'x'; length]).unmasked());
             stream.write_all(&answer)?;
         }
+        ("ping", _) => {
+            answer.extend(Frame::new(Opcode::Ping, "from the upstream").unmasked());
+            stream.write_all(&answer)?;
+        }
+        ("flood", _) => {
+            stream.write_all(&answer)?;
+            let frame = Frame::new(Opcode::Binary, vec![b'x'; 65_000]).unmasked();
+            while stream.write_all(&frame).is_ok() {
+                memory.lock().expect("no server died").flooded += 65_000;
+            }
+            memory.lock().expect("no server died").closes.push(None);
+            return Ok(());
+        }
         ("slow", length) => {
             let length = length.parse().map_err(io::Error::other)?;
             stream.write_all(&answer)?;
@@ -379,6 +434,9 @@ fn echo(stream: &mut impl Stream, memory: &Mutex<Memory>) -> Option<u16> {
                 memory.lock().expect("no server died").messages.push("(pong)".to_owned());
             }
             Opcode::Continuation | Opcode::Text | Opcode::Binary => {
+                if frame.payload == b"hang up" {
+                    return None;
+                }
                 if frame.opcode == Opcode::Text {
                     let text = String::from_utf8_lossy(&frame.payload).into_owned();
                     memory.lock().expect("no server died").messages.push(text);

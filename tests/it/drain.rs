@@ -1,0 +1,107 @@
+//! An orderly end: unready first, then no more, then everybody is sent away.
+
+use std::time::{Duration, Instant};
+
+use super::support::{Gate, Request, Upstream, eventually, members, token};
+
+fn start(server: &str, upstream: &Upstream) -> Gate {
+    Gate::start(
+        &(members(&upstream.ws()) + &format!("server: {{ listen: \"127.0.0.1:0\", {server} }}\n")),
+    )
+}
+
+#[test]
+fn sigterm_makes_unready_goes_on_admitting_then_sends_away() {
+    let upstream = Upstream::start();
+    let mut gate = start("drain_delay: 2s, drain: 500ms", &upstream);
+    let mut early = Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address());
+    early.echoes("hello");
+    let began = Instant::now();
+    gate.signal("TERM");
+    eventually("it is unready", || gate.ask("/readyz").status == 503);
+    assert_eq!(gate.ask("/healthz").status, 200);
+    let mut late = Request::upgrade("/ws/a").cookie(&token("bob")).open(gate.address());
+    late.echoes("still admitted");
+    early.echoes("still here");
+    assert_eq!(early.closed().says(), (1001, "Going away"));
+    assert_eq!(late.closed().says(), (1001, "Going away"));
+    assert!(began.elapsed() >= Duration::from_millis(1900), "{:?}", began.elapsed());
+    assert!(gate.wait().success());
+    assert_eq!(upstream.closes(), [Some(1001), Some(1001)]);
+}
+
+#[test]
+fn while_it_drains_new_upgrades_are_503() {
+    let upstream = Upstream::start();
+    let mut gate = start("drain_delay: 0s, drain: 5s", &upstream);
+    // Many, so that closing them evenly takes a while.
+    let sockets: Vec<_> = (0..20)
+        .map(|_| Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address()))
+        .collect();
+    gate.signal("TERM");
+    eventually("it is unready", || gate.ask("/readyz").status == 503);
+    let mut refused = None;
+    eventually("new upgrades are refused", || {
+        let answer = Request::upgrade("/ws/a").cookie(&token("bob"));
+        let status = answer.status(gate.address());
+        if status != 101 {
+            refused = Some(answer.send(gate.address()));
+        }
+        refused.is_some()
+    });
+    let refused = refused.expect("just seen");
+    assert_eq!((refused.status, refused.error().as_str()), (503, "Going away"));
+    assert!(refused.header("retry-after").is_some());
+    let began = Instant::now();
+    let ends: Vec<_> = sockets
+        .into_iter()
+        .map(|socket| std::thread::spawn(move || (socket.closed().code, Instant::now())))
+        .collect();
+    let ends: Vec<_> = ends.into_iter().map(|end| end.join().expect("a Close")).collect();
+    assert!(ends.iter().all(|(code, _)| *code == 1001), "{ends:?}");
+    let first = ends.iter().map(|(_, at)| *at).min().expect("some");
+    let last = ends.iter().map(|(_, at)| *at).max().expect("some");
+    assert!(last - first > Duration::from_secs(1), "they were closed all at once");
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(gate.wait().success());
+}
+
+#[test]
+fn with_nobody_left_it_exits_at_once() {
+    let upstream = Upstream::start();
+    let mut gate = start("drain_delay: 0s, drain: 60s", &upstream);
+    Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address()).finish();
+    gate.signal("TERM");
+    let began = Instant::now();
+    assert!(gate.wait().success());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
+fn the_last_to_leave_ends_the_drain() {
+    let upstream = Upstream::start();
+    let mut gate = start("drain_delay: 0s, drain: 60s", &upstream);
+    let sockets: Vec<_> = (0..3)
+        .map(|_| Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address()))
+        .collect();
+    gate.signal("TERM");
+    eventually("it is unready", || gate.ask("/readyz").status == 503);
+    drop(sockets);
+    let began = Instant::now();
+    assert!(gate.wait().success());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_second_signal_exits_at_once() {
+    let upstream = Upstream::start();
+    let mut gate = start("drain_delay: 60s, drain: 60s", &upstream);
+    let _socket = Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address());
+    gate.signal("TERM");
+    eventually("it is unready", || gate.ask("/readyz").status == 503);
+    assert!(gate.is_running());
+    let began = Instant::now();
+    gate.signal("TERM");
+    gate.wait();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}

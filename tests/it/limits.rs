@@ -1,0 +1,224 @@
+//! What one client, one address and everybody together may use up.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use super::support::{
+    Gate, PATIENCE, Request, Response, Token, Upstream, dial, eventually, members, policy,
+    token,
+};
+
+fn start(limits: &str, upstream: &Upstream) -> Gate {
+    Gate::start(&format!("{}limits: {{ {limits} }}\n", members(&upstream.ws())))
+}
+
+fn request(subject: &str) -> Request {
+    Request::upgrade("/ws/a").cookie(&token(subject))
+}
+
+/// Opens as soon as there is room again.
+fn opens_again(request: &Request, gate: &Gate) {
+    eventually("there is room again", || request.status(gate.address()) == 101);
+}
+
+#[test]
+fn the_process_takes_no_more_connections_than_it_may() {
+    let upstream = Upstream::start();
+    let gate = start("connections: 2, unauthenticated: 100%", &upstream);
+    let mut first = request("alice").open(gate.address());
+    let mut second = request("bob").open(gate.address());
+    let third = request("carol").send(gate.address());
+    assert_eq!(third.status, 503);
+    assert!(third.header("retry-after").is_some());
+    assert_eq!(third.header("connection"), Some("close"));
+    assert_eq!(gate.line("of the refusal", |l| l["reason"] == "limit_connections")["status"], 503);
+    first.echoes("still here");
+    second.echoes("still here");
+    drop((first, second));
+    opens_again(&request("carol"), &gate);
+}
+
+#[test]
+fn connections_without_a_permit_have_their_own_bound() {
+    let upstream = Upstream::start();
+    let gate = start("connections: 10, unauthenticated: 10%, header_timeout: 30s", &upstream);
+    let mut half = dial(gate.address());
+    half.write_all(b"GET /ws/a HTTP/1.1\r\n").expect("sent");
+    let mut refused = None;
+    eventually("the half-open connection counts", || {
+        let response = request("alice");
+        let mut stream = dial(gate.address());
+        let _ = stream.write_all(&response.bytes());
+        refused = Response::read(&mut stream).ok().filter(|answer| answer.status == 503);
+        refused.is_some()
+    });
+    let refused = refused.expect("just seen");
+    assert!(refused.header("retry-after").is_some());
+    gate.line("of the refusal", |line| line["reason"] == "limit_unauthenticated");
+    drop(half);
+    let mut open = Vec::new();
+    eventually("those with a permit do not count", || {
+        let mut stream = dial(gate.address());
+        let _ = stream.write_all(&request("alice").bytes());
+        if Response::read_head(&mut stream).is_ok_and(|head| head.status == 101) {
+            open.push(stream);
+        }
+        open.len() == 5
+    });
+}
+
+#[test]
+fn one_address_takes_no_more_connections_than_it_may() {
+    let upstream = Upstream::start();
+    let gate = start("connections_per_ip: 1", &upstream);
+    let mut socket = request("alice").open(gate.address());
+    let refused = request("bob").send(gate.address());
+    assert_eq!(refused.status, 429);
+    assert!(refused.header("retry-after").is_some());
+    gate.line("of the refusal", |line| line["reason"] == "limit_ip");
+    socket.echoes("still here");
+    drop(socket);
+    opens_again(&request("bob"), &gate);
+}
+
+#[test]
+fn behind_a_trusted_proxy_the_address_is_the_clients() {
+    let upstream = Upstream::start();
+    let config = members(&upstream.ws())
+        + "limits: { connections_per_ip: 1 }\n\
+           server: { listen: \"127.0.0.1:0\", trusted_proxies: [127.0.0.0/8] }\n";
+    let gate = Gate::start(&config);
+    let from = |address: &str| request("alice").header("X-Forwarded-For", address);
+    let _one = from("203.0.113.1").open(gate.address());
+    let _two = from("203.0.113.2").open(gate.address());
+    assert_eq!(from("203.0.113.1").send(gate.address()).status, 429);
+    let _three = from("2001:db8:1:2::1").open(gate.address());
+    assert_eq!(from("2001:db8:1:2:ffff::9").send(gate.address()).status, 429, "IPv6 by /64");
+    let _four = from("2001:db8:1:3::1").open(gate.address());
+}
+
+#[test]
+fn one_address_makes_no_more_handshakes_a_second_than_it_may() {
+    let upstream = Upstream::start();
+    let gate = start("handshakes_per_ip: 2", &upstream);
+    let began = Instant::now();
+    let mut refused = None;
+    for _ in 0..20 {
+        let answer = request("alice");
+        let mut stream = dial(gate.address());
+        stream.write_all(&answer.bytes()).expect("sent");
+        let head = Response::read_head(&mut stream).expect("an answer");
+        if head.status != 101 {
+            refused = Some(head);
+            break;
+        }
+    }
+    let refused = refused.unwrap_or_else(|| panic!("20 handshakes in {:?}", began.elapsed()));
+    assert_eq!(refused.status, 429);
+    assert!(refused.header("retry-after").is_some());
+    gate.line("of the refusal", |line| line["reason"] == "limit_rate");
+    eventually("the burst fills up", || request("alice").status(gate.address()) == 101);
+}
+
+#[test]
+fn a_head_over_its_bound_is_431() {
+    let upstream = Upstream::start();
+    let gate = start("header_bytes: 2KiB", &upstream);
+    request("alice").header("X-Long", &"x".repeat(500)).open(gate.address()).echoes("hello");
+    for long in [
+        request("alice").header("X-Long", &"x".repeat(2048)),
+        request("alice").header("X-Long", &"x".repeat(100_000)),
+        Request::upgrade(&format!("/ws/{}", "a".repeat(2100))),
+        (0..500).fold(request("alice"), |request, _| request.header("a", "b")),
+    ] {
+        let response = long.send(gate.address());
+        assert_eq!(response.status, 431, "{}", response.text());
+    }
+    gate.line("of the refusal", |line| line["reason"] == "limit_header");
+    assert_eq!(upstream.seen().len(), 1);
+}
+
+#[test]
+fn a_head_that_does_not_come_ends_the_connection_in_time() {
+    let upstream = Upstream::start();
+    let gate = start("header_timeout: 500ms", &upstream);
+    for start in ["", "GET /ws/a HTTP/1.1\r\nHost: gate"] {
+        let mut stream = dial(gate.address());
+        stream.write_all(start.as_bytes()).expect("sent");
+        let began = Instant::now();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert!(began.elapsed() > Duration::from_millis(300), "{:?}", began.elapsed());
+    }
+    let mut stream = dial(gate.address());
+    let began = Instant::now();
+    let mut dripping = true;
+    while dripping && began.elapsed() < PATIENCE {
+        dripping = stream.write_all(b"x").is_ok();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "one byte at a time held the head open");
+    upstream.saw_nothing();
+}
+
+#[test]
+fn a_subject_over_its_bound_is_refused_readably() {
+    let upstream = Upstream::start();
+    let gate = start("connections_per_subject: 1", &upstream);
+    let mut first = request("alice").open(gate.address());
+    assert_eq!(request("alice").closed(gate.address()).says(), (4029, "Too many connections"));
+    gate.line("of the refusal", |line| line["reason"] == "limit_subject");
+    request("bob").open(gate.address()).echoes("another subject");
+    first.echoes("still here");
+    first.finish();
+    eventually("there is room again", || gate.metric("sockgate_connections_open", &[]) < 0.5);
+    request("alice").open(gate.address()).echoes("hello");
+
+    let config = policy(
+        "reject: http, credentials: [{ cookie: session, verifier: app }]",
+        &upstream.ws(),
+    ) + "limits: { connections_per_subject: 1 }\n";
+    let gate = Gate::start(&config);
+    let _first = request("alice").open(gate.address());
+    let refused = request("alice").send(gate.address());
+    assert_eq!((refused.status, refused.error().as_str()), (429, "Too many connections"));
+    assert!(refused.header("retry-after").is_some());
+}
+
+#[test]
+fn the_oldest_connection_of_a_subject_may_make_room() {
+    let upstream = Upstream::start();
+    let gate = start("connections_per_subject: 2, on_subject_limit: close_oldest", &upstream);
+    let mut oldest = request("alice").open(gate.address());
+    oldest.echoes("first");
+    let mut middle = request("alice").open(gate.address());
+    middle.echoes("second");
+    let mut newest = request("alice").open(gate.address());
+    newest.echoes("third");
+    assert_eq!(oldest.closed().says(), (4029, "Too many connections"));
+    middle.echoes("still here");
+    newest.echoes("still here");
+}
+
+#[test]
+fn the_same_subject_of_another_issuer_is_somebody_else() {
+    let upstream = Upstream::start();
+    let gate = start("connections_per_subject: 1", &upstream);
+    let other = Token::of("alice").claim("iss", "https://other.test").sign();
+    let _first = request("alice").open(gate.address());
+    Request::upgrade("/ws/a").cookie(&other).open(gate.address()).echoes("hello");
+}
+
+#[test]
+fn a_route_may_replace_a_limit() {
+    let upstream = Upstream::start();
+    let config = members(&upstream.ws())
+        .replace("policy: members,", "policy: members, limits: { message_bytes: 10 },")
+        + "limits: { message_bytes: 1KiB }\n";
+    let gate = Gate::start(&config);
+    let mut socket = request("alice").open(gate.address());
+    socket.echoes("0123456789");
+    socket.send("0123456789a");
+    assert_eq!(socket.closed().code, 1009);
+}

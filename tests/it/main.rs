@@ -1,0 +1,21 @@
+//! The gate from outside: the real binary, real sockets, and what the contract
+//! says about each. One module per subject; what they share is in `support`.
+
+mod admin;
+mod api_keys;
+mod cli;
+mod credentials;
+mod drain;
+mod http_proxy;
+mod identity_headers;
+mod jwt;
+mod limits;
+mod logs;
+mod messages;
+mod origins;
+mod refusals;
+mod relay;
+mod reload;
+mod strict_http;
+mod support;
+mod tls;

@@ -1,0 +1,287 @@
+//! The first message as the credential.
+
+use serde_json::json;
+
+use super::support::{Frame, Gate, Nobody, Opcode, Request, Token, Upstream, policy, token};
+
+const JSON: &str =
+    "{ message: { format: json, where: { /type: auth }, token: /token }, verifier: app";
+
+fn config(forward: &str, extra: &str, upstream: &str) -> String {
+    let forward = if forward.is_empty() { String::new() } else { format!(", forward: {forward}") };
+    policy(
+        &format!("origins: any, credentials: [{{ cookie: session, verifier: app }}, {JSON}{forward} }}]{extra}"),
+        upstream,
+    )
+}
+
+fn login(token: &str) -> String {
+    json!({"type": "auth", "token": token, "room": "lobby"}).to_string()
+}
+
+fn open(gate: &Gate) -> super::support::Socket {
+    Request::upgrade("/ws/echo").open(gate.address())
+}
+
+#[test]
+fn the_login_message_admits_is_consumed_and_names_the_user_to_the_upstream() {
+    let upstream = Upstream::start();
+    let accept = r#", accept_message: '{"type": "authenticated", "user": identity.subject}'"#;
+    let gate = Gate::start(&config("", accept, &upstream.ws()));
+    let mut socket = open(&gate);
+    upstream.saw_nothing();
+    socket.send(&login(&token("alice")));
+    assert_eq!(socket.json(), json!({"type": "authenticated", "user": "alice"}));
+    socket.echoes("hello");
+    assert_eq!(upstream.last().header("x-forwarded-user"), Some("alice"));
+    assert_eq!(upstream.messages(), ["hello"]);
+    socket.finish();
+}
+
+#[test]
+fn the_accept_message_comes_before_the_first_frame_of_the_upstream() {
+    let upstream = Upstream::start();
+    let config = config("", ", accept_message: '\"you are in\"'", &upstream.ws());
+    let gate = Gate::start(&config);
+    let mut socket = Request::upgrade("/ws/greet").open(gate.address());
+    socket.send(&login(&token("alice")));
+    assert_eq!(socket.text(), "you are in");
+    assert_eq!(socket.text(), "welcome");
+    let mut socket = Request::upgrade("/ws/greet").cookie(&token("alice")).open(gate.address());
+    assert_eq!(socket.text(), "you are in");
+    assert_eq!(socket.text(), "welcome");
+}
+
+#[test]
+fn the_whole_of_a_text_message_is_the_token() {
+    let upstream = Upstream::start();
+    let config = policy(
+        "origins: any, credentials: [{ message: { format: text }, verifier: app }]",
+        &upstream.ws(),
+    );
+    let gate = Gate::start(&config);
+    let mut socket = open(&gate);
+    socket.send(&token("alice"));
+    socket.echoes("hello");
+    assert_eq!(upstream.messages(), ["hello"]);
+    let mut socket = open(&gate);
+    socket.send("nonsense");
+    assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
+}
+
+#[test]
+fn a_credential_in_the_handshake_makes_the_message_unnecessary() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("", "", &upstream.ws()));
+    Request::upgrade("/ws/echo").cookie(&token("alice")).open(gate.address()).echoes("hello");
+    let bad = Request::upgrade("/ws/echo").cookie("garbage");
+    assert_eq!(bad.closed(gate.address()).says(), (4001, "Unauthorized"));
+}
+
+#[test]
+fn the_login_may_be_fragmented_binary_or_in_the_segment_of_the_handshake() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("", "", &upstream.ws()));
+    let login = login(&token("alice"));
+    let (start, end) = login.split_at(20);
+
+    let mut socket = open(&gate);
+    socket.send_frame(&Frame::text(start).unfinished());
+    socket.send_frame(&Frame::new(Opcode::Ping, "are you there"));
+    let pong = socket.read_frame().expect("a frame").expect("not the end");
+    assert_eq!(pong, Frame::new(Opcode::Pong, "are you there"));
+    socket.send_frame(&Frame::new(Opcode::Continuation, end));
+    socket.echoes("fragmented");
+
+    let mut socket = open(&gate);
+    socket.send_frame(&Frame::new(Opcode::Binary, login.as_str()));
+    socket.echoes("binary");
+
+    let mut socket = Request::upgrade("/ws/echo")
+        .pipelined(&Frame::text(&login))
+        .pipelined(&Frame::text("at once"))
+        .open(gate.address());
+    assert_eq!(socket.text(), "at once");
+
+    let mut socket = open(&gate);
+    for byte in Frame::text(&login).masked() {
+        socket.send_bytes(&[byte]);
+    }
+    socket.echoes("byte by byte");
+    assert_eq!(upstream.messages(), ["fragmented", "binary", "at once", "byte by byte"]);
+}
+
+#[test]
+fn a_first_message_that_is_no_login_is_refused_and_reaches_nobody() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("", "", &upstream.ws()));
+    let (good, other) = (token("alice"), token("bob"));
+    let expired = Token::of("alice").expires_in(-600).sign();
+    let deep = format!(
+        r#"{{"type":"auth","token":"{good}","x":{}{}}}"#,
+        "[".repeat(40),
+        "]".repeat(40)
+    );
+    let cases = [
+        ("hello".to_owned(), 4001),
+        (r#"{"type":"hello"}"#.to_owned(), 4001),
+        (r#"{"type":"auth"}"#.to_owned(), 4001),
+        (r#"{"type":"auth","token":""}"#.to_owned(), 4001),
+        (r#"{"type":"auth","token":7}"#.to_owned(), 4001),
+        (login("garbage"), 4001),
+        (format!(r#"{{"type":"auth","token":"{good}","token":"{other}"}}"#), 4001),
+        (format!(r#"{{"type":"auth","token":"{good}","\u0074oken":"{other}"}}"#), 4001),
+        (format!(r#"{{"type":"auth","token":"{good}","x":{{"a":1,"a":2}}}}"#), 4001),
+        (format!("{} trailing", login(&good)), 4001),
+        (deep, 4001),
+        (login(&expired), 4002),
+    ];
+    assert!(!cases.is_empty());
+    for (message, code) in cases {
+        let mut socket = open(&gate);
+        socket.send(&message);
+        assert_eq!(socket.closed().code, code, "{message}");
+    }
+    upstream.saw_nothing();
+}
+
+#[test]
+fn a_login_that_is_too_large_or_too_late_is_refused_by_name() {
+    let upstream = Upstream::start();
+    let config = format!(
+        "{}limits: {{ auth_message_bytes: 1KiB, auth_timeout: 500ms }}\n",
+        config("", "", &upstream.ws())
+    );
+    let gate = Gate::start(&config);
+    assert_eq!(open(&gate).closed().says(), (4001, "Authentication timeout"));
+    let mut socket = open(&gate);
+    socket.send(&"x".repeat(1025));
+    assert_eq!(socket.closed().says(), (4001, "Authentication message too large"));
+    let mut socket = open(&gate);
+    socket.send_frame(&Frame::text(&"x".repeat(600)).unfinished());
+    socket.send_frame(&Frame::new(Opcode::Continuation, "x".repeat(600)));
+    assert_eq!(socket.closed().says(), (4001, "Authentication message too large"));
+    upstream.saw_nothing();
+}
+
+#[test]
+fn malformed_frames_before_the_login_end_with_the_code_of_the_rfc() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("", "", &upstream.ws()));
+    let reserved = Frame { reserved: 0b100, ..Frame::text("x") };
+    let cases: Vec<(Vec<u8>, u16)> = vec![
+        (Frame::text("unmasked").unmasked(), 1002),
+        (reserved.masked(), 1002),
+        (b"\x83\x80\0\0\0\0".to_vec(), 1002),
+        (b"\x80\x80\0\0\0\0".to_vec(), 1002),
+        (Frame::new(Opcode::Ping, "x").unfinished().masked(), 1002),
+        (Frame::new(Opcode::Ping, "x".repeat(126)).masked(), 1002),
+        (Frame::new(Opcode::Text, b"\xff\xfe".to_vec()).masked(), 1007),
+    ];
+    assert!(!cases.is_empty());
+    for (bytes, code) in cases {
+        let mut socket = open(&gate);
+        socket.send_bytes(&bytes);
+        assert_eq!(socket.closed().code, code, "{bytes:?}");
+    }
+    upstream.saw_nothing();
+}
+
+#[test]
+fn a_client_that_closes_before_its_login_gets_its_close_back() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("", "", &upstream.ws()));
+    open(&gate).finish();
+    upstream.saw_nothing();
+}
+
+#[test]
+fn no_extension_is_negotiated_and_only_the_chosen_subprotocol_is_offered() {
+    let upstream = Upstream::start();
+    let config = config("", "", &upstream.ws())
+        .replace("policy: members,", "policy: members, subprotocols: [chat.v2, chat.v3],");
+    let gate = Gate::start(&config);
+    let mut socket = Request::upgrade("/ws/echo")
+        .protocols("chat.v1, chat.v2")
+        .header("Sec-WebSocket-Extensions", "permessage-deflate")
+        .open(gate.address());
+    assert_eq!(socket.head.header("sec-websocket-extensions"), None);
+    assert_eq!(socket.head.header("sec-websocket-protocol"), Some("chat.v2"));
+    socket.send(&login(&token("alice")));
+    socket.echoes("hello");
+    let seen = upstream.last();
+    assert_eq!(seen.header("sec-websocket-extensions"), None);
+    assert_eq!(seen.header("sec-websocket-protocol"), Some("chat.v2"));
+}
+
+#[test]
+fn the_login_can_be_forwarded_whole_stripped_or_rewritten() {
+    let good = token("alice");
+    let rewritten = r#"{ rewrite: '{"hello": identity.subject, "room": message.room}' }"#;
+    let cases = [
+        ("true", serde_json::from_str(&login(&good)).expect("JSON")),
+        ("strip", json!({"type": "auth", "room": "lobby"})),
+        (rewritten, json!({"hello": "alice", "room": "lobby"})),
+    ];
+    assert!(!cases.is_empty());
+    for (forward, expected) in cases {
+        let upstream = Upstream::start();
+        let gate = Gate::start(&config(forward, "", &upstream.ws()));
+        let mut socket = open(&gate);
+        socket.send(&login(&good));
+        assert_eq!(socket.json(), expected, "{forward}");
+        socket.echoes("hello");
+    }
+}
+
+#[test]
+fn a_second_login_never_reaches_the_upstream() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("", "", &upstream.ws()));
+    let mut socket = open(&gate);
+    socket.send(&login(&token("alice")));
+    socket.echoes("hello");
+    socket.send(&login(&Token::of("alice").claim("again", true).sign()));
+    socket.echoes("still here");
+    socket.send(&login(&token("mallory")));
+    assert_eq!(socket.closed().says(), (4003, "Forbidden"));
+
+    let mut socket = open(&gate);
+    socket.send(&login(&token("alice")));
+    socket.echoes("hello");
+    let again = login("garbage");
+    let (start, end) = again.split_at(8);
+    socket.send_frame(&Frame::text(start).unfinished());
+    socket.send_frame(&Frame::new(Opcode::Continuation, end));
+    assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
+    assert_eq!(upstream.messages(), ["hello", "still here", "hello"]);
+}
+
+#[test]
+fn an_upstream_that_fails_after_the_login_is_told_as_1013() {
+    let nobody = Nobody::there();
+    let gate = Gate::start(&config("", "", &nobody.ws()));
+    let mut socket = open(&gate);
+    socket.send(&login(&token("alice")));
+    assert_eq!(socket.closed().says(), (1013, "Bad gateway"));
+
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("", "", &upstream.ws()));
+    let mut socket = Request::upgrade("/ws/answer-403").open(gate.address());
+    socket.send(&login(&token("alice")));
+    assert_eq!(socket.closed().says(), (1013, "Bad gateway"));
+}
+
+#[test]
+fn what_a_client_sends_behind_its_login_arrives_in_order() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("", "", &upstream.ws()));
+    let mut socket = open(&gate);
+    let mut bytes = Frame::text(&login(&token("alice"))).masked();
+    let messages: Vec<String> = (0..50).map(|number| format!("message {number}")).collect();
+    messages.iter().for_each(|text| bytes.extend(Frame::text(text).masked()));
+    socket.send_bytes(&bytes);
+    for text in &messages {
+        assert_eq!(&socket.text(), text);
+    }
+}
