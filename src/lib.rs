@@ -11,6 +11,7 @@ pub mod identity;
 pub mod listener;
 pub mod policy;
 pub mod problem;
+pub mod relay;
 pub mod secret;
 pub mod stream;
 pub mod telemetry;
