@@ -10,6 +10,7 @@ pub mod identity;
 pub mod listener;
 pub mod policy;
 pub mod problem;
+pub mod route;
 pub mod secret;
 pub mod stream;
 pub mod telemetry;
