@@ -12,6 +12,7 @@ pub mod listener;
 pub mod policy;
 pub mod problem;
 pub mod relay;
+pub mod route;
 pub mod secret;
 pub mod stream;
 pub mod telemetry;

@@ -122,7 +122,8 @@ impl fmt::Display for Size {
         if self.0 == 0 {
             return formatter.write_str("0");
         }
-        let largest = SIZE_UNITS[2..5].iter().rev().find(|(_, factor)| self.0 % factor == 0);
+        let largest =
+            SIZE_UNITS[2..5].iter().rev().find(|(_, factor)| self.0.is_multiple_of(*factor));
         let (unit, factor) = largest.unwrap_or(&SIZE_UNITS[0]);
         write!(formatter, "{}{unit}", self.0 / factor)
     }
