@@ -8,14 +8,14 @@
 //! | `POST /logout`| ends the cookie                                                     |
 //! | `GET /session`| who the cookie says you are                                         |
 //! | `GET /token`  | a token of a minute, for the URL or the first message; 401 without a cookie |
-//! | `GET /log`    | sockgate's log lines, as server-sent events                         |
+//! | `GET /log`    | sockgate's log lines, as server-sent events: a demo's liberty       |
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt as _};
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HeaderValue, REFERRER_POLICY,
     SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
@@ -147,17 +147,19 @@ impl Login {
     /// Comments keep the stream alive: sockgate ends a response without progress.
     fn log(&self) -> Response<Body> {
         let (recent, lines) = self.log.read();
-        let kept = stream::iter(recent.into_iter().map(|line| frame(&format!("data: {line}\n\n"))));
-        let live = stream::unfold(lines, |mut lines| async {
+        let event = |line: Arc<str>| frame(&format!("data: {line}\n\n"));
+        let hello = stream::iter([frame(": sockgate's log\n\n")]);
+        let kept = hello.chain(stream::iter(recent.into_iter().map(event)));
+        let live = stream::unfold(lines, move |mut lines| async move {
             let next = match tokio::time::timeout(KEEP_ALIVE, lines.recv()).await {
-                Ok(Ok(line)) => frame(&format!("data: {line}\n\n")),
+                Ok(Ok(line)) => event(line),
                 Ok(Err(RecvError::Lagged(_))) | Err(_) => frame(": still here\n\n"),
                 Ok(Err(RecvError::Closed)) => return None,
             };
             Some((next, lines))
         });
-        let body = StreamBody::new(futures_util::StreamExt::chain(kept, live));
-        let mut response = Response::new(body.boxed());
+        let body = StreamBody::new(kept.chain(live));
+        let mut response = Response::new(BoxBody::new(body));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
