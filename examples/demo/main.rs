@@ -54,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
     tokio::spawn(board::serve(board));
     tokio::spawn(login::serve(login, Arc::new(Login { tokens, log: Arc::clone(&log) })));
     tokio::spawn(async move { log.follow(gate.lines).await });
-    println!("{}", banner(gate.address, board_address, login_address));
+    println!("{}", banner(&gate.address, board_address, login_address));
 
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -66,13 +66,13 @@ async fn main() -> anyhow::Result<()> {
 
 /// All that the demo needs of a running sockgate.
 struct Gate {
-    address: SocketAddr,
+    address: String,
     lines: broadcast::Receiver<String>,
 }
 
 /// sockgate, as the file says.
 async fn start_gate(file: &FileConfig) -> anyhow::Result<Gate> {
-    let address = file.server.listen.0.first().context("server.listen is empty")?.parse()?;
+    let address = file.server.listen.0.first().context("server.listen is empty")?.clone();
     Ok(Gate { address, lines: broadcast::Sender::new(1).subscribe() })
 }
 
@@ -90,7 +90,7 @@ async fn bind(file: &FileConfig, route: &str) -> anyhow::Result<(TcpListener, So
     Ok((listener, address))
 }
 
-fn banner(gate: SocketAddr, board: SocketAddr, login: SocketAddr) -> String {
+fn banner(gate: &str, board: SocketAddr, login: SocketAddr) -> String {
     format!(
         "
   sockgate demo   http://{gate}/
