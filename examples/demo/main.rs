@@ -16,12 +16,13 @@ mod token;
 mod users;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser;
-use sockgate::config::FileConfig;
+use sockgate::app::{App, Options};
+use sockgate::config::{FileConfig, Loaded};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast;
@@ -41,14 +42,12 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let Arguments { config } = Arguments::parse();
-    let base = config.parent().unwrap_or(Path::new("."));
-    let text = std::fs::read_to_string(&config)?;
-    let file: FileConfig = serde_saphyr::from_str(&text)?;
+    let loaded = sockgate::config::load(&config)?;
 
-    let tokens = Tokens::of(&file, base)?;
-    let (board, board_address) = bind(&file, "board").await?;
-    let (login, login_address) = bind(&file, "login").await?;
-    let gate = start_gate(&file).await?;
+    let tokens = Tokens::of(&loaded.file, &loaded.base)?;
+    let (board, board_address) = bind(&loaded.file, "board").await?;
+    let (login, login_address) = bind(&loaded.file, "login").await?;
+    let gate = start_gate(loaded).await?;
 
     let log = Arc::new(GateLog::new());
     tokio::spawn(board::serve(board));
@@ -61,19 +60,22 @@ async fn main() -> anyhow::Result<()> {
         interrupted = tokio::signal::ctrl_c() => interrupted?,
         _ = terminate.recv() => {}
     }
+    gate.app.shutdown().await;
     Ok(())
 }
 
 /// All that the demo needs of a running sockgate.
 struct Gate {
+    app: App,
     address: String,
     lines: broadcast::Receiver<String>,
 }
 
 /// sockgate, as the file says.
-async fn start_gate(file: &FileConfig) -> anyhow::Result<Gate> {
-    let address = file.server.listen.0.first().context("server.listen is empty")?.clone();
-    Ok(Gate { address, lines: broadcast::Sender::new(1).subscribe() })
+async fn start_gate(loaded: Loaded) -> anyhow::Result<Gate> {
+    let app = App::start(loaded, Options::default()).await?;
+    let address = app.addresses().first().context("server.listen is empty")?.to_string();
+    Ok(Gate { lines: app.log_lines(), address, app })
 }
 
 /// Binds the address that the file names as the upstream of `route`.
