@@ -61,7 +61,8 @@ impl Exchange {
 
     /// Whether `Origin` is one that the policy allows.
     pub fn origin_allowed(&self) -> bool {
-        let own = OwnOrigin { host: &self.host.name, port: self.host.port, https: self.client.https };
+        let own =
+            OwnOrigin { host: &self.host.name, port: self.host.port, https: self.client.https };
         self.plan.access.origins.allows(&self.opening.headers, &own)
     }
 
@@ -105,7 +106,8 @@ impl Exchange {
         let mut headers = Map::new();
         for name in opening.headers.keys() {
             let values = opening.headers.get_all(name).into_iter();
-            let texts: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+            let texts: Vec<_> =
+                values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
             headers.insert(name.as_str().to_owned(), Value::String(texts.join(", ")));
         }
         json!({
@@ -139,7 +141,13 @@ impl Exchange {
     /// [`Reason::Forbidden`] if an identity value cannot be sent.
     pub fn upstream_headers(&self, identity: &Identity) -> Result<HeaderMap, Reason> {
         let mut headers = self.opening.headers.clone();
-        for name in ["sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol", "sec-websocket-extensions", "sec-websocket-accept"] {
+        for name in [
+            "sec-websocket-key",
+            "sec-websocket-version",
+            "sec-websocket-protocol",
+            "sec-websocket-extensions",
+            "sec-websocket-accept",
+        ] {
             headers.remove(name);
         }
         if !identity.is_anonymous() {
@@ -166,7 +174,12 @@ impl Exchange {
     }
 
     /// `reject_message` or `accept_message` as text; none if it gives nothing.
-    pub fn message(&self, expression: Option<&Expression>, extra: Variables, identity: Option<&Identity>) -> Option<String> {
+    pub fn message(
+        &self,
+        expression: Option<&Expression>,
+        extra: Variables,
+        identity: Option<&Identity>,
+    ) -> Option<String> {
         let expression = expression?;
         let mut variables = self.variables(identity, |name| expression.uses(name));
         variables.extend(extra);
@@ -199,7 +212,10 @@ fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
 /// A client's request id that may be passed on: short and harmless in a log.
 pub fn sane_request_id(value: &HeaderValue) -> Option<&str> {
     let text = value.to_str().ok()?;
-    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+');
+    let harmless = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+')
+    };
     ((1..=128).contains(&text.len()) && text.bytes().all(harmless)).then_some(text)
 }
 

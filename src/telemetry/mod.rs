@@ -18,5 +18,5 @@ pub use self::metrics::{
     Direction, Initiator, Metrics, OPCODES, OpenGuard, Outcome, RouteMetrics, code_label,
     status_label,
 };
-pub use self::record::{Ending, Flow, Record, Telemetry};
+pub use self::record::{Ending, Flow, Record, Telemetry, Traffic};
 pub use self::redact::{REDACTED, Redactor, without_jwts};
