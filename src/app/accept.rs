@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,7 +142,7 @@ async fn serve_http(
         tokio::select! {
             served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => break served,
             () = closed(&mut closing) => {
-                Pin::new(&mut connection).graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
                 break std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
             }
         }

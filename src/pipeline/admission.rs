@@ -15,7 +15,7 @@ use crate::telemetry::Record;
 use crate::verifier::{Credential, VerifyError};
 
 /// What the head of a request proves.
-pub enum Shown {
+pub(super) enum Shown {
     /// Somebody, or the anonymous identity where that is allowed.
     Identity(Arc<Identity>),
     /// Nothing yet: the first message will have to.
@@ -23,18 +23,18 @@ pub enum Shown {
 }
 
 /// A client that may have what it asks for.
-pub struct Admitted {
+pub(super) struct Admitted {
     /// The proof of the decision.
-    pub permit: Permit,
+    pub(super) permit: Permit,
     /// The connection's place among the live ones.
-    pub place: Place,
+    pub(super) place: Place,
 }
 
 /// Looks at the head: the first credential present decides, valid or not.
 ///
 /// # Errors
 /// Why the credential, or the lack of one, is refused.
-pub async fn authenticate(
+pub(super) async fn authenticate(
     exchange: &Exchange,
     finding: Finding,
     record: &mut Record,
@@ -58,7 +58,7 @@ pub async fn authenticate(
 ///
 /// # Errors
 /// The reason of the rejection, or that nobody could judge.
-pub async fn verify(
+pub(super) async fn verify(
     exchange: &Exchange,
     presented: &Presented,
     record: &mut Record,
@@ -88,7 +88,7 @@ pub async fn verify(
 ///
 /// # Errors
 /// Why the identity may not.
-pub fn admit(
+pub(super) fn admit(
     exchange: &Exchange,
     identity: &Arc<Identity>,
     carrier: Carrier,
@@ -132,6 +132,6 @@ fn admit_by(
 ///
 /// # Errors
 /// As [`admit`], though no rule is asked.
-pub fn admit_preflight(exchange: &Exchange, nobody: &Arc<Identity>) -> Result<Admitted, Reason> {
+pub(super) fn admit_preflight(exchange: &Exchange, nobody: &Arc<Identity>) -> Result<Admitted, Reason> {
     admit_by(exchange, nobody, Carrier::Http, &Rule::default())
 }

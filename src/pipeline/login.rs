@@ -29,15 +29,15 @@ use crate::upstream::Upgraded;
 use crate::verifier::{Credential, VerifyError};
 
 /// A client that has been upgraded and has yet to say who it is.
-pub struct Login {
+pub(super) struct Login {
     /// The request.
-    pub exchange: Exchange,
+    pub(super) exchange: Exchange,
     /// What is told of it.
-    pub record: Record,
+    pub(super) record: Record,
     /// Its part in the count of its address.
-    pub ip_slot: Option<IpSlot>,
+    pub(super) ip_slot: Option<IpSlot>,
     /// The subprotocol that the client was answered.
-    pub subprotocol: Option<String>,
+    pub(super) subprotocol: Option<String>,
 }
 
 /// Who the first message proved, and what it said.
@@ -66,7 +66,7 @@ impl From<Reason> for Ending {
 
 impl Login {
     /// Reads the first message and goes on to the relay, or refuses.
-    pub async fn run(mut self, client: Stream, ahead: Bytes, unauthenticated: Option<Slot>) {
+    pub(super) async fn run(mut self, client: Stream, ahead: Bytes, unauthenticated: Option<Slot>) {
         let mut client = Endpoint::new(client, ahead);
         let timeout = self.exchange.plan.auth_timeout();
         let entering = tokio::time::timeout(timeout, self.enter(&mut client));
@@ -158,14 +158,14 @@ async fn send_up(upstream: &mut Upgraded, payload: &[u8]) -> std::io::Result<()>
 
 /// Watches a live connection for further login messages: each must prove the
 /// same identity, and none reaches the upstream.
-pub struct LoginTap {
+pub(super) struct LoginTap {
     plan: Arc<super::plan::Plan>,
     identity: Arc<Identity>,
 }
 
 impl LoginTap {
     /// A tap for `exchange`, if its policy has login messages of a known shape.
-    pub fn for_second_logins(
+    pub(super) fn for_second_logins(
         exchange: &Exchange,
         identity: &Arc<Identity>,
     ) -> Option<Box<dyn Tap>> {

@@ -18,7 +18,7 @@ use crate::telemetry::{Ending, Initiator, Record};
 
 /// A connection that has been admitted. It outlives its handshake by days, so it
 /// keeps nothing of it but what the end needs.
-pub struct Session {
+pub(super) struct Session {
     gate: Arc<Gate>,
     plan: Arc<Plan>,
     record: Record,
@@ -30,7 +30,7 @@ pub struct Session {
 
 impl Session {
     /// Keeps of `exchange` what the connection needs, and logs that it is open.
-    pub fn new(
+    pub(super) fn new(
         exchange: Exchange,
         mut record: Record,
         place: Place,
@@ -46,7 +46,7 @@ impl Session {
     }
 
     /// Relays until both sides are done.
-    pub async fn run(
+    pub(super) async fn run(
         self,
         client: Stream,
         client_ahead: Bytes,

@@ -32,20 +32,20 @@ use crate::telemetry::Record;
 use crate::upstream::{UpgradeError, UpgradeRequest, Upgraded, connect, strip_hop_by_hop};
 
 /// An upgrade on its way.
-pub struct Upgrade<'a> {
+pub(super) struct Upgrade<'a> {
     /// The client's connection.
-    pub link: &'a Link,
+    pub(super) link: &'a Link,
     /// The request.
-    pub exchange: Exchange,
+    pub(super) exchange: Exchange,
     /// What is told of it.
-    pub record: Record,
+    pub(super) record: Record,
     /// Its part in the count of its address.
-    pub ip_slot: Option<IpSlot>,
+    pub(super) ip_slot: Option<IpSlot>,
 }
 
 impl Upgrade<'_> {
     /// Answers the upgrade; what follows the 101 is left on the link.
-    pub async fn answer(mut self, finding: Finding) -> Response<Body> {
+    pub(super) async fn answer(mut self, finding: Finding) -> Response<Body> {
         let presented = !matches!(finding, Finding::Absent);
         let identity =
             match admission::authenticate(&self.exchange, finding, &mut self.record).await {
@@ -152,7 +152,7 @@ impl Upgrade<'_> {
 }
 
 /// Why the upstream is not there.
-pub enum Failure {
+pub(super) enum Failure {
     /// Ours to tell.
     Reason(Reason),
     /// It answered for itself.
@@ -164,7 +164,7 @@ pub enum Failure {
 ///
 /// # Errors
 /// [`Failure`]; both are counted here.
-pub async fn dial(
+pub(super) async fn dial(
     exchange: &Exchange,
     admitted: &Admitted,
     identity: &Identity,
@@ -203,7 +203,7 @@ pub async fn dial(
 }
 
 /// `accept_message` as a frame; no bytes if there is none.
-pub fn greeting(
+pub(super) fn greeting(
     exchange: &Exchange,
     identity: &Identity,
     message: Option<&serde_json::Value>,
