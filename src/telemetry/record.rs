@@ -9,10 +9,9 @@ use std::time::Instant;
 use prometheus::Error;
 use serde_json::Value;
 
+use super::label::{Direction, Initiator, Outcome, code_label, status_label};
 use super::log::Log;
-use super::metrics::{
-    Direction, Initiator, Metrics, OpenGuard, Outcome, RouteMetrics, code_label, status_label,
-};
+use super::metrics::{Metrics, OpenGuard, RouteMetrics};
 use super::redact::Redactor;
 use crate::clock::unix_now;
 use crate::close::Reason;
