@@ -12,8 +12,8 @@ pub mod frame;
 mod pipe;
 mod pump;
 mod scratch;
-//#[cfg(test)]
-//mod tests;
+#[cfg(test)]
+mod tests;
 
 pub use assembly::{Tap, TapVerdict};
 pub use control::{Control, Direction, Tally};
