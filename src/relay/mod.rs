@@ -11,6 +11,7 @@ mod endpoint;
 pub mod frame;
 mod pipe;
 mod pump;
+mod scan;
 mod scratch;
 #[cfg(test)]
 mod tests;
