@@ -12,7 +12,8 @@ use super::lifetime::{LiveLimits, Verdict};
 use crate::clock::{self, Ticker};
 use crate::close::{CloseCodes, Reason};
 use crate::identity::Identity;
-use crate::relay::Control;
+use crate::relay::{Control, Direction};
+use crate::telemetry::{Flow, RouteMetrics, Traffic};
 
 /// Every live connection of the process.
 pub struct Registry {
@@ -70,7 +71,7 @@ pub struct Entry {
     ends: AtomicI64,
     opened_tick: u32,
     limits: Arc<LiveLimits>,
-    key: Option<SubjectKey>,
+    traffic: Traffic,
 }
 
 /// What a connection brings along to the registry.
@@ -89,6 +90,8 @@ pub struct Arrival<'a> {
     pub codes: CloseCodes,
     /// Its limits, shared by the route.
     pub limits: &'a Arc<LiveLimits>,
+    /// Where its traffic is counted.
+    pub metrics: &'a Arc<RouteMetrics>,
 }
 
 /// Why a connection may not enter.
@@ -99,6 +102,7 @@ pub struct SubjectFull;
 pub struct Place {
     registry: Arc<Registry>,
     entry: Arc<Entry>,
+    subject: Option<SubjectKey>,
 }
 
 const SHARDS: usize = 16;
@@ -121,21 +125,9 @@ impl Registry {
         })
     }
 
-    /// Enters a connection.
-    ///
-    /// # Errors
-    /// [`SubjectFull`] if its subject already has as many connections as it may,
-    /// and the newest is the one to refuse.
-    pub fn enter(self: &Arc<Self>, arrival: &Arrival<'_>) -> Result<Place, SubjectFull> {
+    /// Enters a connection; from here on a close finds it.
+    pub fn enter(self: &Arc<Self>, arrival: &Arrival<'_>) -> Place {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let key = match arrival.limits.per_subject {
-            _ if arrival.identity.is_anonymous() || arrival.carrier == Carrier::Http => None,
-            Some(_) => Some(SubjectKey::of(arrival.identity)),
-            None => None,
-        };
-        if let (Some(key), Some(limit)) = (&key, arrival.limits.per_subject) {
-            self.enter_subject(id, key, limit.most, limit.close_oldest)?;
-        }
         let entry = Arc::new(Entry {
             id,
             request_id: arrival.request_id.into(),
@@ -152,11 +144,11 @@ impl Registry {
             ends: AtomicI64::new(arrival.limits.ends(arrival.identity)),
             opened_tick: self.ticker.now(),
             limits: Arc::clone(arrival.limits),
-            key,
+            traffic: Traffic::new(Arc::clone(arrival.metrics)),
         });
         lock(self.shard(id)).insert(id, Arc::clone(&entry));
         self.open.fetch_add(1, Ordering::Relaxed);
-        Ok(Place { registry: Arc::clone(self), entry })
+        Place { registry: Arc::clone(self), entry, subject: None }
     }
 
     fn enter_subject(
@@ -208,8 +200,11 @@ impl Registry {
 
     /// Every open connection, oldest first.
     pub fn entries(&self) -> Vec<Arc<Entry>> {
-        let mut entries: Vec<_> =
-            self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect();
+        let mut entries: Vec<_> = self
+            .shards
+            .iter()
+            .flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>())
+            .collect();
         entries.sort_unstable_by_key(|entry| entry.id);
         entries
     }
@@ -241,6 +236,21 @@ impl Entry {
         self.control.request_close(reason, reason.close_code(&self.codes));
     }
 
+    /// What was relayed so far.
+    pub fn flow(&self) -> Flow {
+        let tallies =
+            [Direction::Up, Direction::Down].map(|direction| self.control.tally(direction));
+        Flow {
+            bytes: tallies.map(|tally| tally.bytes()),
+            frames: tallies.map(|tally| tally.frames()),
+        }
+    }
+
+    /// Adds to the metrics what was relayed since the last call.
+    pub fn report_traffic(&self) {
+        self.traffic.report(&self.flow());
+    }
+
     fn judge(&self, now_millis: i64, tick: u32) {
         if now_millis >= self.ends.load(Ordering::Relaxed) {
             return self.close(Reason::Expired);
@@ -259,13 +269,30 @@ impl Place {
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }
+
+    /// Counts the connection among those of its subject, where they are limited.
+    /// Comes after the decision: a refused client must not push out another.
+    ///
+    /// # Errors
+    /// [`SubjectFull`] if the subject has as many as it may and the newest is
+    /// the one to refuse.
+    pub fn claim(&mut self, identity: &Identity) -> Result<(), SubjectFull> {
+        let limit = self.entry.limits.per_subject.filter(|_| !identity.is_anonymous());
+        if let Some(limit) = limit {
+            let key = SubjectKey::of(identity);
+            self.registry.enter_subject(self.entry.id, &key, limit.most, limit.close_oldest)?;
+            self.subject = Some(key);
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let registry = &self.registry;
+        self.entry.report_traffic();
         lock(registry.shard(self.entry.id)).remove(&self.entry.id);
-        if let Some(key) = &self.entry.key {
+        if let Some(key) = &self.subject {
             let mut subjects = lock(&registry.subjects);
             if let Some(ids) = subjects.get_mut(key) {
                 ids.remove(&self.entry.id);
@@ -306,8 +333,12 @@ mod tests {
         .unwrap()
     }
 
-    fn enter(registry: &Arc<Registry>, identity: &Identity, limits: &Arc<LiveLimits>) -> Result<Place, SubjectFull> {
-        registry.enter(&Arrival {
+    fn enter(
+        registry: &Arc<Registry>,
+        identity: &Identity,
+        limits: &Arc<LiveLimits>,
+    ) -> Result<Place, SubjectFull> {
+        let mut place = registry.enter(&Arrival {
             request_id: "r",
             route: &"chat".into(),
             identity,
@@ -315,7 +346,9 @@ mod tests {
             carrier: Carrier::Socket,
             codes: CloseCodes::default(),
             limits,
-        })
+            metrics: &crate::telemetry::Metrics::new().unwrap().route("chat").unwrap(),
+        });
+        place.claim(identity).map(|()| place)
     }
 
     fn requested(place: &Place) -> Option<(Reason, u16)> {
@@ -336,7 +369,10 @@ mod tests {
     #[test]
     fn leaving_empties_every_map() {
         let registry = Registry::new(Arc::default());
-        let limits = limits(|limits| limits.per_subject = Some(super::super::lifetime::SubjectLimit { most: 1, close_oldest: false }));
+        let limits = limits(|limits| {
+            limits.per_subject =
+                Some(super::super::lifetime::SubjectLimit { most: 1, close_oldest: false })
+        });
         let place = enter(&registry, &identity("ada", None), &limits).unwrap();
         assert_eq!(enter(&registry, &identity("ada", None), &limits).err(), Some(SubjectFull));
         assert!(enter(&registry, &identity("grace", None), &limits).is_ok());
@@ -350,8 +386,12 @@ mod tests {
     #[test]
     fn the_oldest_connection_of_a_subject_gives_way() {
         let registry = Registry::new(Arc::default());
-        let limits = limits(|limits| limits.per_subject = Some(super::super::lifetime::SubjectLimit { most: 2, close_oldest: true }));
-        let places: Vec<_> = (0..3).map(|_| enter(&registry, &identity("ada", None), &limits).unwrap()).collect();
+        let limits = limits(|limits| {
+            limits.per_subject =
+                Some(super::super::lifetime::SubjectLimit { most: 2, close_oldest: true })
+        });
+        let places: Vec<_> =
+            (0..3).map(|_| enter(&registry, &identity("ada", None), &limits).unwrap()).collect();
         assert_eq!(requested(&places[0]), Some((Reason::LimitSubject, 4029)));
         assert_eq!((requested(&places[1]), requested(&places[2])), (None, None));
     }
