@@ -11,7 +11,7 @@ mod upstream;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::client::{
-    Closed, KEY, Request, Response, Socket, dial, exchange, nothing_comes, read_chunk,
+    KEY, Request, Response, Socket, dial, exchange, nothing_comes, read_chunk,
 };
 pub(crate) use self::frame::{Frame, Opcode};
 pub(crate) use self::gate::{Gate, Outcome, free_admin, members, policy, run, run_with_input};

@@ -13,8 +13,8 @@
 //! told `hang up` ends the stream between two frames. Plain HTTP: `sse` streams
 //! three events, the later two as the test releases them, `report` tells in JSON what the request was.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -452,11 +452,4 @@ fn echo(stream: &mut impl Stream, memory: &Mutex<Memory>) -> Option<u16> {
 fn accept_of(key: &str) -> String {
     let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
-}
-
-/// Reads what a half-closed stream still holds.
-pub(crate) fn drain(stream: &mut TcpStream) -> Vec<u8> {
-    let mut rest = Vec::new();
-    let _ = stream.read_to_end(&mut rest);
-    rest
 }
