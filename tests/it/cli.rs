@@ -321,7 +321,7 @@ fn explain_tells_the_verdict_without_asking_the_upstream() {
     assert_eq!(explain(&config, &["http://gate.test/ws/a", "-X", "POST", "-H", &header]).code, 0);
     let cases: [(&[&str], &str); 5] = [
         (&["ws://gate.test/ws/a"], "missing_credential"),
-        (&["ws://gate.test/ws/a", "-H", "Cookie: session=x"], "invalid_credential"),
+        (&["ws://gate.test/ws/a", "-H", "Cookie: session="], "malformed_credential"),
         (&["ws://gate.test/ws/a", "-H", "Origin: https://evil.test", "-H", &header], "origin_denied"),
         (&["ws://gate.test/elsewhere"], "404"),
         (&["ws://gate.test/ws//a", "-H", &header], "400"),

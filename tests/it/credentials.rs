@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use super::support::{Gate, Request, Seen, Upstream, members, percent_encode_all, policy, token};
+use super::support::{Gate, Request, Seen, Token, Upstream, members, percent_encode_all, policy, token};
 
 /// A source: its entry in `credentials`, a request that uses it, and what the
 /// upstream must see of the request.
@@ -197,7 +197,8 @@ fn the_first_credential_present_decides_valid_or_not() {
     let upstream = Upstream::start();
     let gate = Gate::start(&members(&upstream.ws()));
     let good = token("alice");
-    let refused = Request::upgrade(&format!("/ws/cookie-first?token={good}")).cookie("garbage");
+    let bad = Token::of("alice").sign_with(&[7; 32]);
+    let refused = Request::upgrade(&format!("/ws/cookie-first?token={good}")).cookie(&bad);
     assert_eq!(refused.closed(gate.address()).says(), (4001, "Unauthorized"));
     assert_eq!(gate.reason("/ws/cookie-first"), "invalid_credential");
     upstream.saw_nothing();
@@ -261,7 +262,7 @@ fn a_credential_that_is_empty_twice_or_unreadable_is_refused_with_its_reason() {
         ),
         ("ambiguous_credential", at("/ws/case-10").cookie(&one).cookie(&two)),
         ("ambiguous_credential", at("/ws/case-11").bearer(&one).bearer(&two)),
-        ("invalid_credential", at("/ws/case-12").bearer("x.y.z")),
+        ("invalid_credential", at("/ws/case-12").bearer(&Token::of("x").sign_with(&[7; 32]))),
     ];
     assert!(!cases.is_empty());
     for (number, (reason, request)) in cases.into_iter().enumerate() {

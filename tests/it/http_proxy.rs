@@ -140,8 +140,10 @@ fn a_message_credential_does_not_apply() {
 
 #[test]
 fn a_cors_preflight_passes_without_credential_and_without_identity() {
-    let (upstream, open) = (Upstream::start(), Upstream::start());
-    let gate = start(&upstream, &open);
+    let upstream = Upstream::start();
+    let config = members(&upstream.ws())
+        .replace("origins: same", "origins: [\"https://elsewhere.test\"]");
+    let gate = Gate::start(&config);
     let response = Request::new("OPTIONS", "/ws/report")
         .origin("https://elsewhere.test")
         .header("Access-Control-Request-Method", "POST")

@@ -65,7 +65,7 @@ const REFUSALS: &[Refusal] = &[
     },
     Refusal {
         reason: "invalid_credential",
-        path: "invalid",
+        path: "forged",
         dress: |r| r.cookie(&Token::of("alice").sign_with(b"another key of at least 32 bytes")),
         status: 401,
         code: 4001,

@@ -197,11 +197,11 @@ fn a_message_over_the_bound_is_1009_for_both_peers() {
 }
 
 #[test]
-fn an_unmasked_frame_of_the_client_is_a_protocol_error() {
+fn a_frame_length_that_cannot_exist_is_a_protocol_error() {
     let upstream = Upstream::start();
     let gate = start("ping_interval: 30s", &upstream);
     let mut socket = open(&gate, "/ws/echo");
-    socket.send_bytes(&Frame::text("unmasked").unmasked());
+    socket.send_bytes(b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0");
     assert_eq!(socket.closed().says(), (1002, "Protocol error"));
     eventually("the upstream is told", || !upstream.closes().is_empty());
     assert!(upstream.messages().is_empty());

@@ -175,12 +175,13 @@ fn unix_sockets_serve_on_either_side() {
     let directory = TempDir::new().expect("a directory");
     let behind = directory.path().join("app.sock");
     let upstream = Upstream::start_unix(&behind);
+    let front = directory.path().join("front.sock");
     let config = format!(
-        "{}server: {{ listen: [\"unix:front.sock\", \"127.0.0.1:0\"] }}\n  ",
-        members(&format!("ws+unix:{}", behind.display()))
+        "{}server: {{ listen: [\"unix:{}\", \"127.0.0.1:0\"] }}\n",
+        members(&format!("ws+unix:{}", behind.display())),
+        front.display()
     );
-    let gate = Gate::start_in(directory, config.trim_end(), &[]);
-    let front = gate.directory().join("front.sock");
+    let gate = Gate::start_in(directory, &config, &[]);
     let connect = || {
         let stream = UnixStream::connect(&front).expect("the gate listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
@@ -200,10 +201,12 @@ fn unix_sockets_serve_on_either_side() {
 fn a_stale_unix_socket_does_not_keep_the_gate_from_starting() {
     let upstream = Upstream::start();
     let directory = TempDir::new().expect("a directory");
-    drop(std::os::unix::net::UnixListener::bind(directory.path().join("front.sock")).expect("bound"));
-    let config = members(&upstream.ws()) + "server: { listen: \"unix:front.sock\" }\n";
-    let gate = Gate::start_in(directory, &config, &[]);
-    let stream = UnixStream::connect(gate.directory().join("front.sock")).expect("the gate listens");
+    let front = directory.path().join("front.sock");
+    drop(std::os::unix::net::UnixListener::bind(&front).expect("bound"));
+    let config = members(&upstream.ws())
+        + &format!("server: {{ listen: \"unix:{}\" }}\n", front.display());
+    let _gate = Gate::start_in(directory, &config, &[]);
+    let stream = UnixStream::connect(front).expect("the gate listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
     Request::upgrade("/ws/a").cookie(&token("alice")).open_on(stream).echoes("hello");
 }

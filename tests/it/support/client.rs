@@ -138,7 +138,7 @@ impl Request {
         let head = Response::read_head(&mut stream).expect("an answer");
         assert_eq!(head.status, 101, "to {}: {head:?}", self.target);
         assert_eq!(head.header("sec-websocket-accept"), Some(ACCEPT));
-        Socket { head, stream: Box::new(stream) }
+        Socket { head, stream: Box::new(stream), closing: false }
     }
 
     /// Sends the request and reads only the status of the answer.
@@ -304,6 +304,7 @@ pub(crate) struct Socket {
     /// The 101 and its headers.
     pub(crate) head: Response,
     stream: Box<dyn Stream>,
+    closing: bool,
 }
 
 impl Socket {
@@ -316,6 +317,7 @@ impl Socket {
     /// Sends one frame.
     #[track_caller]
     pub(crate) fn send_frame(&mut self, frame: &Frame) {
+        self.closing |= frame.opcode == Opcode::Close;
         self.send_bytes(&frame.masked());
     }
 
@@ -400,7 +402,9 @@ impl Socket {
                     assert!(frame.payload.len() >= 2, "a Close without a code");
                     let code = u16::from_be_bytes([frame.payload[0], frame.payload[1]]);
                     let reason = String::from_utf8(frame.payload[2..].to_vec()).expect("UTF-8");
-                    let _ = self.try_send_bytes(&frame.masked());
+                    if !self.closing {
+                        let _ = self.try_send_bytes(&frame.masked());
+                    }
                     let mut rest = Vec::new();
                     let end = self.stream.read_to_end(&mut rest);
                     assert!(rest.is_empty(), "bytes behind the Close: {rest:?}");

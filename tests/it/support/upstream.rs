@@ -11,7 +11,8 @@
 //! N bytes; `slow-N` sends the message of N bytes one byte at a time; `ping` starts
 //! with a ping; `flood` sends messages for ever and never reads. An echo that is
 //! told `hang up` ends the stream between two frames. Plain HTTP: `sse` streams
-//! three events, the later two as the test releases them, `report` tells in JSON what the request was.
+//! three events, the later two as the test releases them; anything else tells in
+//! JSON what the request was.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -352,6 +353,7 @@ fn serve_upgrade(
     }
     answer.push_str("\r\n");
     let mut answer = answer.into_bytes();
+    let mut closing = false;
     match manner.split_once('-').unwrap_or((manner, "")) {
         ("silent", _) => {
             std::thread::sleep(PATIENCE);
@@ -367,6 +369,7 @@ fn serve_upgrade(
             let code = code.parse().map_err(io::Error::other)?;
             answer.extend(Frame::close(code, "told so").unmasked());
             stream.write_all(&answer)?;
+            closing = true;
         }
         ("drop", "in-frame") => {
             answer.extend(b"\x81\x7dhalf of it");
@@ -411,18 +414,21 @@ fn serve_upgrade(
         }
         _ => stream.write_all(&answer)?,
     }
-    let close = echo(stream, memory);
+    let close = echo(stream, memory, closing);
     memory.lock().expect("no server died").closes.push(close);
     Ok(())
 }
 
 /// Sends every frame back as it came, but unmasked, until the Close; its code.
-fn echo(stream: &mut impl Stream, memory: &Mutex<Memory>) -> Option<u16> {
+/// If this side is already `closing`, that Close is the answer and the end.
+fn echo(stream: &mut impl Stream, memory: &Mutex<Memory>, closing: bool) -> Option<u16> {
     while let Ok(Some(frame)) = Frame::read(stream) {
         match frame.opcode {
             Opcode::Close => {
-                let _ = stream.write_all(&frame.unmasked());
-                let _ = stream.flush();
+                if !closing {
+                    let _ = stream.write_all(&frame.unmasked());
+                    let _ = stream.flush();
+                }
                 let code = frame.payload.first_chunk::<2>();
                 return Some(code.map_or(1005, |code| u16::from_be_bytes(*code)));
             }
