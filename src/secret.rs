@@ -167,10 +167,12 @@ impl JsonSchema for SecretConfig {
             "description": "A secret: a string, {env: NAME} or {file: PATH}",
             "oneOf": [
                 { "type": "string", "minLength": 1 },
-                { "type": "object", "properties": { "env": { "type": "string" } },
-                  "required": ["env"], "additionalProperties": false },
-                { "type": "object", "properties": { "file": { "type": "string" } },
-                  "required": ["file"], "additionalProperties": false },
+                { "type": "object", "required": ["env"], "additionalProperties": false,
+                  "properties": { "env": {
+                      "description": "The name of an environment variable", "type": "string" } } },
+                { "type": "object", "required": ["file"], "additionalProperties": false,
+                  "properties": { "file": {
+                      "description": "A file; one trailing newline is dropped", "type": "string" } } },
             ]
         })
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Visitor;
+use serde::de::{IntoDeserializer, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A length of time: `250ms`, `10s`, `5m`, `12h`, `30d`; `0` is none.
@@ -122,7 +122,8 @@ impl fmt::Display for Size {
         if self.0 == 0 {
             return formatter.write_str("0");
         }
-        let largest = SIZE_UNITS[2..5].iter().rev().find(|(_, factor)| self.0 % factor == 0);
+        let largest =
+            SIZE_UNITS[2..5].iter().rev().find(|(_, factor)| self.0.is_multiple_of(*factor));
         let (unit, factor) = largest.unwrap_or(&SIZE_UNITS[0]);
         write!(formatter, "{}{unit}", self.0 / factor)
     }
@@ -258,8 +259,21 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
                 T::deserialize(map).map(|item| OneOrMany(vec![item]))
             }
 
-            fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Self::Value, E> {
-                Err(E::custom("expected one value or a list of them"))
+            // The other scalars go to `T`, whose complaint names what it wants.
+            fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Self::Value, E> {
+                T::deserialize(value.into_deserializer()).map(|item| OneOrMany(vec![item]))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Self::Value, E> {
+                T::deserialize(value.into_deserializer()).map(|item| OneOrMany(vec![item]))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Self::Value, E> {
+                T::deserialize(value.into_deserializer()).map(|item| OneOrMany(vec![item]))
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Self::Value, E> {
+                T::deserialize(value.into_deserializer()).map(|item| OneOrMany(vec![item]))
             }
         }
 

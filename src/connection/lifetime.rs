@@ -6,7 +6,7 @@ use super::config::{LifetimeConfig, OnExpiry};
 use crate::clock::Ticker;
 use crate::close::Reason;
 use crate::identity::Identity;
-use crate::relay::Control;
+use crate::relay::{Control, Direction};
 
 /// The limits of a live connection, shared by all of a route. Times are in
 /// ticks of [`Ticker::PERIOD`]; 0 is none.
@@ -92,13 +92,14 @@ impl LiveLimits {
         if !socket {
             return Verdict::Stay;
         }
-        if control.stalled_since().is_some_and(|then| over(self.stall, then)) {
+        let stalled = |direction| control.stalled_since(direction).is_some_and(|then| over(self.stall, then));
+        if stalled(Direction::Up) || stalled(Direction::Down) {
             return Verdict::Close(Reason::Stalled);
         }
         if over(self.idle, control.last_data_tick()) {
             return Verdict::Close(Reason::Idle);
         }
-        match control.ping_sent_tick() {
+        match control.unanswered_since() {
             Some(then) if over(self.ping, then) => Verdict::Close(Reason::Dead),
             Some(_) => Verdict::Stay,
             None if over(self.ping, control.last_client_tick()) => Verdict::Ping,

@@ -70,7 +70,6 @@ pub struct Entry {
     ends: AtomicI64,
     opened_tick: u32,
     limits: Arc<LiveLimits>,
-    key: Option<SubjectKey>,
 }
 
 /// What a connection brings along to the registry.
@@ -99,6 +98,7 @@ pub struct SubjectFull;
 pub struct Place {
     registry: Arc<Registry>,
     entry: Arc<Entry>,
+    subject: Option<SubjectKey>,
 }
 
 const SHARDS: usize = 16;
@@ -121,21 +121,9 @@ impl Registry {
         })
     }
 
-    /// Enters a connection.
-    ///
-    /// # Errors
-    /// [`SubjectFull`] if its subject already has as many connections as it may,
-    /// and the newest is the one to refuse.
-    pub fn enter(self: &Arc<Self>, arrival: &Arrival<'_>) -> Result<Place, SubjectFull> {
+    /// Enters a connection; from here on a close finds it.
+    pub fn enter(self: &Arc<Self>, arrival: &Arrival<'_>) -> Place {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let key = match arrival.limits.per_subject {
-            _ if arrival.identity.is_anonymous() || arrival.carrier == Carrier::Http => None,
-            Some(_) => Some(SubjectKey::of(arrival.identity)),
-            None => None,
-        };
-        if let (Some(key), Some(limit)) = (&key, arrival.limits.per_subject) {
-            self.enter_subject(id, key, limit.most, limit.close_oldest)?;
-        }
         let entry = Arc::new(Entry {
             id,
             request_id: arrival.request_id.into(),
@@ -152,11 +140,10 @@ impl Registry {
             ends: AtomicI64::new(arrival.limits.ends(arrival.identity)),
             opened_tick: self.ticker.now(),
             limits: Arc::clone(arrival.limits),
-            key,
         });
         lock(self.shard(id)).insert(id, Arc::clone(&entry));
         self.open.fetch_add(1, Ordering::Relaxed);
-        Ok(Place { registry: Arc::clone(self), entry })
+        Place { registry: Arc::clone(self), entry, subject: None }
     }
 
     fn enter_subject(
@@ -259,13 +246,29 @@ impl Place {
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }
+
+    /// Counts the connection among those of its subject, where they are limited.
+    /// Comes after the decision: a refused client must not push out another.
+    ///
+    /// # Errors
+    /// [`SubjectFull`] if the subject has as many as it may and the newest is
+    /// the one to refuse.
+    pub fn claim(&mut self, identity: &Identity) -> Result<(), SubjectFull> {
+        let limit = self.entry.limits.per_subject.filter(|_| !identity.is_anonymous());
+        if let Some(limit) = limit {
+            let key = SubjectKey::of(identity);
+            self.registry.enter_subject(self.entry.id, &key, limit.most, limit.close_oldest)?;
+            self.subject = Some(key);
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let registry = &self.registry;
         lock(registry.shard(self.entry.id)).remove(&self.entry.id);
-        if let Some(key) = &self.entry.key {
+        if let Some(key) = &self.subject {
             let mut subjects = lock(&registry.subjects);
             if let Some(ids) = subjects.get_mut(key) {
                 ids.remove(&self.entry.id);
@@ -307,7 +310,7 @@ mod tests {
     }
 
     fn enter(registry: &Arc<Registry>, identity: &Identity, limits: &Arc<LiveLimits>) -> Result<Place, SubjectFull> {
-        registry.enter(&Arrival {
+        let mut place = registry.enter(&Arrival {
             request_id: "r",
             route: &"chat".into(),
             identity,
@@ -315,7 +318,8 @@ mod tests {
             carrier: Carrier::Socket,
             codes: CloseCodes::default(),
             limits,
-        })
+        });
+        place.claim(identity).map(|()| place)
     }
 
     fn requested(place: &Place) -> Option<(Reason, u16)> {

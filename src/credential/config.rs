@@ -1,9 +1,12 @@
 //! `policies.*.credentials[]`: where a credential is looked for.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::unit::OneOrMany;
 
@@ -92,7 +95,7 @@ pub enum MessageFormat {
 }
 
 /// `forward`: what becomes of the credential.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ForwardConfig {
     /// `false`: cut; `true`: passed on as it came.
@@ -103,8 +106,41 @@ pub enum ForwardConfig {
     Rewrite(RewriteConfig),
 }
 
+// By hand: serde's untagged enums lose the path and the cause of an error.
+impl<'de> Deserialize<'de> for ForwardConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+
+        impl<'de> Visitor<'de> for Written {
+            type Value = ForwardConfig;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("false, true, strip or {rewrite: CEL}")
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, whole: bool) -> Result<ForwardConfig, E> {
+                Ok(ForwardConfig::Whole(whole))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<ForwardConfig, E> {
+                match word {
+                    "strip" => Ok(ForwardConfig::Named(ForwardWord::Strip)),
+                    _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ForwardConfig, A::Error> {
+                RewriteConfig::deserialize(MapAccessDeserializer::new(map))
+                    .map(ForwardConfig::Rewrite)
+            }
+        }
+
+        deserializer.deserialize_any(Written)
+    }
+}
+
 /// The words that `forward` knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ForwardWord {
     /// Sent on without the token.

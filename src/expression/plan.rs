@@ -36,10 +36,15 @@ pub(super) enum Plan {
 pub(super) struct Program {
     root: IdedExpr,
     environment: Arc<Env>,
-    /// Each dotted name in the program, with its segments: converted once per
-    /// run, and nothing else of the variables is.
-    names: Box<[(Box<str>, Box<[Box<str>]>)]>,
+    /// The dotted names in the program: what of the variables is converted.
+    names: Box<[Name]>,
     patterns: Arc<[Pattern]>,
+}
+
+/// A dotted name and its segments.
+struct Name {
+    written: Box<str>,
+    path: Box<[Box<str>]>,
 }
 
 /// Why there is no value.
@@ -104,9 +109,9 @@ impl Program {
             names: self
                 .names
                 .iter()
-                .map(|(name, path)| {
-                    let value = look_up(variables, path).ok().map(to_cel).transpose()?;
-                    Ok((&**name, value))
+                .map(|name| {
+                    let value = look_up(variables, &name.path).ok().map(to_cel).transpose()?;
+                    Ok((&*name.written, value))
                 })
                 .collect::<Result<_, Failure>>()?,
             fuel: Fuel::full(),
@@ -157,7 +162,7 @@ impl VariableResolver for Scope<'_> {
             return Some(CowVal::Borrowed(pattern));
         }
         if let Some((_, value)) = self.names.iter().find(|(known, _)| *known == name) {
-            return value.as_deref().map(|value| CowVal::Borrowed(value));
+            return value.as_deref().map(CowVal::Borrowed);
         }
         // A path that ends early: the interpreter wants what there is of it, to
         // say which key is missing.
@@ -222,9 +227,9 @@ fn plan(
             };
             let names = check::names(&root)
                 .into_iter()
-                .map(|name| {
-                    let path = name.split('.').map(Box::from).collect();
-                    (name.into_boxed_str(), path)
+                .map(|name| Name {
+                    path: name.split('.').map(Box::from).collect(),
+                    written: name.into_boxed_str(),
                 })
                 .collect();
             let patterns = Arc::clone(patterns);

@@ -73,11 +73,7 @@ fn expressions_give_values() {
         ("request.path.matches(\"^/ws(/|$)\") && matches(request.path, \"a$\")", json!(true)),
         ("identity.claims.nope == 1 || true", json!(true)),
         ("identity.subject == \"alice\" ? \"yes\" : \"no\"", json!("yes")),
-        ("", json!(null)),
     ] {
-        if source.is_empty() {
-            continue;
-        }
         assert_eq!(eval(source).unwrap_or_else(|e| panic!("{source}: {e}")), expected, "{source}");
     }
 }
@@ -329,27 +325,4 @@ fn uses_names_the_free_variables_only() {
     assert!(expression.uses("identity"));
     assert!(!expression.uses("request"));
     assert_eq!(expression.source(), "identity.claims.groups.exists(request, request == \"a\")");
-}
-
-#[test]
-fn costs_are_known() {
-    let memory = Expression::compile("identity.claims.age + 1", KNOWN).unwrap();
-    for source in [
-        "identity.subject",
-        "identity.claims.role in [\"member\", \"admin\"]",
-        "\"u:\" + identity.subject",
-        "identity.claims.groups.exists(g, g == \"ops\")",
-        r#"{"type": "authenticated", "user": {"id": identity.subject}}"#,
-    ] {
-        let started = std::time::Instant::now();
-        let expression = Expression::compile(source, KNOWN).unwrap();
-        let compile = started.elapsed();
-        let variables = variables();
-        let started = std::time::Instant::now();
-        for _ in 0..1000 {
-            let _ = expression.evaluate(&variables);
-        }
-        eprintln!("{source}: compile {compile:?}, evaluate {:?}", started.elapsed() / 1000);
-    }
-    drop(memory);
 }

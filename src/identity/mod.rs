@@ -4,12 +4,16 @@
 //! not prove anything and does not decide what the identity may do.
 
 mod config;
+mod headers;
+mod spoof;
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 pub use self::config::IdentityConfig;
+pub use self::headers::IdentityHeaders;
+pub use self::spoof::Spoofed;
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::close::CloseCodes;
+use crate::problem::Problem;
 use crate::unit::{OneOrMany, Share, Size, Span};
 
 /// `reject`: how a refused upgrade is answered.
@@ -31,6 +33,33 @@ pub struct CodesConfig {
     pub forbidden: Option<u16>,
 }
 
+impl CodesConfig {
+    /// The close codes: these, and the defaults for the others.
+    ///
+    /// # Errors
+    /// Each code that RFC 6455 §7.4.2 does not leave to applications, at its
+    /// key below `codes`.
+    pub fn resolve(&self) -> Result<CloseCodes, Vec<Problem>> {
+        let defaults = CloseCodes::default();
+        let mut problems = Vec::new();
+        let mut resolve = |key: &str, written: Option<u16>, default: u16| match written {
+            Some(code) if !(3000..=4999).contains(&code) => {
+                let message = format!("{code} is not a close code for applications (3000-4999)");
+                problems.push(Problem::new(format!("codes.{key}"), message));
+                default
+            }
+            Some(code) => code,
+            None => default,
+        };
+        let codes = CloseCodes {
+            unauthorized: resolve("unauthorized", self.unauthorized, defaults.unauthorized),
+            expired: resolve("expired", self.expired, defaults.expired),
+            forbidden: resolve("forbidden", self.forbidden, defaults.forbidden),
+        };
+        if problems.is_empty() { Ok(codes) } else { Err(problems) }
+    }
+}
+
 /// `origins`: `same`, `any`, or a list of origins.
 pub type OriginsConfig = OneOrMany<String>;
 
@@ -48,24 +77,44 @@ pub enum OnSubjectLimit {
 /// The `limits` section.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[expect(missing_docs, reason = "config/reference.yaml documents each key")]
 pub struct LimitsConfig {
+    /// Open connections of the whole process; at least 1.
     pub connections: u32,
+    /// The share of `connections` (`10%`), or the count, that may be under way without a
+    /// permit: handshakes, TLS and refusal closings included. Rounds up and is at least 1.
     pub unauthenticated: Share,
+    /// Open connections of one address (IPv6: of one /64); 0 = no limit. Behind a proxy only
+    /// meaningful with `server.trusted_proxies`.
     pub connections_per_ip: u32,
+    /// Open connections of one identity; 0 = no limit.
     pub connections_per_subject: u32,
+    /// What gives way when `connections_per_subject` is reached.
     pub on_subject_limit: OnSubjectLimit,
+    /// Handshakes of one address per second, with a burst of the same; 0 = no limit.
     pub handshakes_per_ip: u32,
+    /// How long a request head may take to arrive.
     pub header_timeout: Span,
+    /// The largest request head, 1KiB to 1MiB.
     pub header_bytes: Size,
+    /// The largest credential that is looked at.
     pub credential_bytes: Size,
+    /// How long message authentication may take, from the upgrade to its end.
     pub auth_timeout: Span,
+    /// The largest authenticating message.
     pub auth_message_bytes: Size,
+    /// The largest message either way, as on the wire; 0 = no limit.
     pub message_bytes: Size,
+    /// How long a connection may stay without a data frame either way; 0 = no limit. Pings of
+    /// sockgate do not count.
     pub idle_timeout: Span,
+    /// A client silent for this long is pinged, and dead if it does not answer within the same
+    /// time again; 0 = no pings.
     pub ping_interval: Span,
+    /// How long bytes may wait for a peer that takes none.
     pub stall_timeout: Span,
+    /// How long connecting to the upstream and its answer to the upgrade may take.
     pub upstream_connect_timeout: Span,
+    /// How long a body of plain HTTP may make no progress.
     pub http_body_timeout: Span,
 }
 
@@ -97,32 +146,47 @@ impl Default for LimitsConfig {
 /// process and of the request head apply before a route is known and are not here.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[expect(missing_docs, reason = "config/reference.yaml documents each key")]
 pub struct RouteLimitsConfig {
+    /// Open connections of one address (IPv6: of one /64); 0 = no limit. Behind a proxy only
+    /// meaningful with `server.trusted_proxies`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_per_ip: Option<u32>,
+    /// Open connections of one identity; 0 = no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_per_subject: Option<u32>,
+    /// What gives way when `connections_per_subject` is reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_subject_limit: Option<OnSubjectLimit>,
+    /// Handshakes of one address per second, with a burst of the same; 0 = no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshakes_per_ip: Option<u32>,
+    /// The largest credential that is looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential_bytes: Option<Size>,
+    /// How long message authentication may take, from the upgrade to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_timeout: Option<Span>,
+    /// The largest authenticating message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_message_bytes: Option<Size>,
+    /// The largest message either way, as on the wire; 0 = no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message_bytes: Option<Size>,
+    /// How long a connection may stay without a data frame either way; 0 = no limit. Pings of
+    /// sockgate do not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Span>,
+    /// A client silent for this long is pinged, and dead if it does not answer within the same
+    /// time again; 0 = no pings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping_interval: Option<Span>,
+    /// How long bytes may wait for a peer that takes none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stall_timeout: Option<Span>,
+    /// How long connecting to the upstream and its answer to the upgrade may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_connect_timeout: Option<Span>,
+    /// How long a body of plain HTTP may make no progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_body_timeout: Option<Span>,
 }
@@ -153,5 +217,26 @@ impl LimitsConfig {
                 .unwrap_or(self.upstream_connect_timeout),
             http_body_timeout: route.http_body_timeout.unwrap_or(self.http_body_timeout),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_replace_single_defaults() {
+        let codes = CodesConfig { expired: Some(3000), ..CodesConfig::default() };
+        let expected = CloseCodes { unauthorized: 4001, expired: 3000, forbidden: 4003 };
+        assert_eq!(codes.resolve(), Ok(expected));
+    }
+
+    #[test]
+    fn codes_of_the_protocol_are_refused() {
+        let codes =
+            CodesConfig { unauthorized: Some(1008), expired: Some(2999), forbidden: Some(5000) };
+        let problems = codes.resolve().unwrap_err();
+        let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, ["codes.unauthorized", "codes.expired", "codes.forbidden"]);
     }
 }

@@ -1,5 +1,22 @@
-//! telemetry
+//! What the operator sees of a connection: one record each, which becomes
+//! metrics and log lines, with every credential redacted.
+//!
+//! Not here: the operator's listener (`admin`), and what is relayed (`relay`
+//! tallies, this room adds up).
 
 mod config;
+mod log;
+mod metrics;
+mod process;
+mod record;
+mod redact;
+mod sampler;
 
 pub use self::config::{LogConfig, LogFormat, LogLevel};
+pub use self::log::Log;
+pub use self::metrics::{
+    Direction, Initiator, Metrics, OPCODES, OpenGuard, Outcome, RouteMetrics, code_label,
+    status_label,
+};
+pub use self::record::{Ending, Flow, Record, Telemetry};
+pub use self::redact::{REDACTED, Redactor, without_jwts};

@@ -74,6 +74,47 @@ pub enum SignatureAlgorithm {
     EdDSA,
 }
 
+impl SignatureAlgorithm {
+    /// Every algorithm that is supported.
+    pub const ALL: [SignatureAlgorithm; 12] = [
+        SignatureAlgorithm::HS256,
+        SignatureAlgorithm::HS384,
+        SignatureAlgorithm::HS512,
+        SignatureAlgorithm::RS256,
+        SignatureAlgorithm::RS384,
+        SignatureAlgorithm::RS512,
+        SignatureAlgorithm::PS256,
+        SignatureAlgorithm::PS384,
+        SignatureAlgorithm::PS512,
+        SignatureAlgorithm::ES256,
+        SignatureAlgorithm::ES384,
+        SignatureAlgorithm::EdDSA,
+    ];
+
+    /// The registered name, as `alg` holds it.
+    pub fn name(self) -> &'static str {
+        match self {
+            SignatureAlgorithm::HS256 => "HS256",
+            SignatureAlgorithm::HS384 => "HS384",
+            SignatureAlgorithm::HS512 => "HS512",
+            SignatureAlgorithm::RS256 => "RS256",
+            SignatureAlgorithm::RS384 => "RS384",
+            SignatureAlgorithm::RS512 => "RS512",
+            SignatureAlgorithm::PS256 => "PS256",
+            SignatureAlgorithm::PS384 => "PS384",
+            SignatureAlgorithm::PS512 => "PS512",
+            SignatureAlgorithm::ES256 => "ES256",
+            SignatureAlgorithm::ES384 => "ES384",
+            SignatureAlgorithm::EdDSA => "EdDSA",
+        }
+    }
+
+    /// The algorithm of that exact name.
+    pub fn named(name: &str) -> Option<SignatureAlgorithm> {
+        SignatureAlgorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+}
+
 /// `api_keys`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -1,5 +1,153 @@
-//! verifier
+//! Who a credential belongs to: a verifier turns what the client presented into
+//! an [`Identity`], or says why it cannot.
+//!
+//! A verifier knows neither where the credential stood (that is `credential`)
+//! nor what the identity may do (that is `policy`). Every kind passes the cases
+//! of `contract.rs`.
 
+mod api_key;
+mod chain;
 mod config;
+#[cfg(test)]
+mod contract;
+mod hash_key;
+mod json;
+mod jwt;
+mod timestamp;
 
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+pub use self::chain::{Chain, Verdict};
 pub use self::config::{ApiKeysConfig, JwtConfig, SignatureAlgorithm, VerifierConfig};
+pub use self::hash_key::{NoRandomness, generate, hash_entry};
+use crate::clock::UnixSeconds;
+use crate::close::Reason;
+use crate::identity::Identity;
+use crate::problem::Problem;
+
+/// What a client presented. Has no `Debug`: it is a secret.
+#[derive(Clone, Copy)]
+pub struct Credential<'a> {
+    /// The credential; with Basic the decoded `user:password` (RFC 7617 §2).
+    pub value: &'a [u8],
+    /// Whether it came as HTTP Basic.
+    pub basic: bool,
+}
+
+/// Why no identity was proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// The credential was judged, and is not good.
+    #[error("rejected: {}", .0.label())]
+    Rejected(Reason),
+    /// The credential could not be judged.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// The verifier cannot answer now; that says nothing about the credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the verifier cannot answer")]
+pub struct Unavailable;
+
+impl VerifyError {
+    /// The reason of the refusal that follows.
+    pub fn reason(self) -> Reason {
+        match self {
+            VerifyError::Rejected(reason) => reason,
+            VerifyError::Unavailable(Unavailable) => Reason::VerifierUnavailable,
+        }
+    }
+}
+
+impl From<Reason> for VerifyError {
+    fn from(reason: Reason) -> VerifyError {
+        VerifyError::Rejected(reason)
+    }
+}
+
+/// What [`Verifier::verify`] gives: boxed, so that verifiers of every kind stand
+/// in one list.
+pub type Verification<'a> =
+    Pin<Box<dyn Future<Output = Result<Identity, VerifyError>> + Send + 'a>>;
+
+/// One way to prove who a credential belongs to.
+pub trait Verifier: Send + Sync {
+    /// The verifier's name in the configuration.
+    fn name(&self) -> &Arc<str>;
+
+    /// Whether the credential has the shape that this verifier decides on. Cheap,
+    /// bounded and without I/O; proves nothing.
+    fn recognises(&self, credential: &Credential<'_>) -> bool;
+
+    /// Proves who the credential belongs to at `now`.
+    fn verify<'a>(&'a self, credential: &'a Credential<'a>, now: UnixSeconds) -> Verification<'a>;
+}
+
+/// A verifier, ready to use.
+pub struct Built {
+    /// The verifier.
+    pub verifier: Arc<dyn Verifier>,
+    /// The files it was made of: when one changes, build anew.
+    pub files: Vec<PathBuf>,
+    /// What works but deserves a look; paths are relative to the verifier.
+    pub warnings: Vec<Problem>,
+}
+
+/// Makes the verifier `name` of what the file says: keys are read, expressions
+/// compiled. Relative paths are relative to `base`.
+///
+/// # Errors
+/// Everything that is wrong, at once; paths are relative to the verifier, such
+/// as `jwt.secret`. No message holds a secret.
+pub fn build(name: &str, config: &VerifierConfig, base: &Path) -> Result<Built, Vec<Problem>> {
+    let (kind, built) = match (&config.jwt, &config.api_keys) {
+        (Some(jwt), None) => ("jwt", jwt::build(name, jwt, base)),
+        (None, Some(api_keys)) => ("api_keys", api_key::build(name, api_keys, base)),
+        (None, None) => {
+            return Err(vec![Problem::new("", "a verifier needs a kind: jwt or api_keys")]);
+        }
+        (Some(_), Some(_)) => {
+            let message = "a verifier has exactly one kind, not both jwt and api_keys: make two \
+                           verifiers, and name both in the credential's `verifier` list";
+            return Err(vec![Problem::new("", message)]);
+        }
+    };
+    let under = |problems: Vec<Problem>| -> Vec<Problem> {
+        problems.into_iter().map(|problem| problem.under(kind)).collect()
+    };
+    match built {
+        Ok(built) => Ok(Built { warnings: under(built.warnings), ..built }),
+        Err(problems) => Err(under(problems)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: &str) -> VerifierConfig {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_verifier_has_exactly_one_kind() {
+        let none = build("app", &config("{}"), Path::new(".")).err().unwrap();
+        assert_eq!(none[0].to_string(), "a verifier needs a kind: jwt or api_keys");
+        let both = r#"{"jwt": {}, "api_keys": {"file": "keys.yaml"}}"#;
+        let both = build("app", &config(both), Path::new(".")).err().unwrap();
+        assert!(both[0].message.contains("exactly one kind"), "{}", both[0]);
+    }
+
+    #[test]
+    fn unavailable_is_never_a_rejection() {
+        assert_eq!(VerifyError::from(Unavailable).reason(), Reason::VerifierUnavailable);
+        assert_eq!(VerifyError::from(Reason::Expired).reason(), Reason::Expired);
+        assert_ne!(
+            VerifyError::from(Unavailable),
+            VerifyError::Rejected(Reason::VerifierUnavailable)
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! From an accepted stream to requests: TLS, the guard, hyper, and what follows
+//! an upgrade. One task a connection.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use crate::admin::Admin;
+use crate::close::Reason;
+use crate::handshake::{GuardLimits, HeadGuard};
+use crate::listener::{Accepted, Listener};
+use crate::pipeline::{Gate, Link, Slots, raw_refusal, serve as answer};
+use crate::stream::Stream;
+use crate::telemetry::Record;
+
+/// How long a refused client may take to read why.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A listener's TLS, replaced when its files change.
+pub(super) type SharedTls = Arc<ArcSwap<ServerConfig>>;
+
+/// Serves clients for as long as it is polled.
+pub(super) async fn serve(gate: Arc<Gate>, listener: Listener, tls: Option<SharedTls>, closing: watch::Receiver<bool>) {
+    loop {
+        let accepted = listener.accept().await;
+        let limits = gate.plans.load().limits.clone();
+        match gate.counts.enter(&limits) {
+            Ok(slots) => {
+                let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
+                let serving = Serving { gate: Arc::clone(&gate), slots, acceptor, closing: closing.clone() };
+                tokio::spawn(serving.run(accepted));
+            }
+            Err(reason) => {
+                let peer = accepted.peer;
+                Record::open(&gate.telemetry, "-", peer).refused(reason, reason.status().as_u16(), None);
+                if tls.is_none() {
+                    tokio::spawn(turn_away(accepted.stream, reason));
+                }
+            }
+        }
+    }
+}
+
+/// Answers a connection that is one too many, without reading it.
+async fn turn_away(mut stream: Stream, reason: Reason) {
+    let refusal = raw_refusal(reason);
+    if let Ok(Ok(())) = tokio::time::timeout(LINGER, stream.write_all(&refusal)).await {
+        linger(stream).await;
+    }
+}
+
+struct Serving {
+    gate: Arc<Gate>,
+    slots: Slots,
+    acceptor: Option<TlsAcceptor>,
+    closing: watch::Receiver<bool>,
+}
+
+impl Serving {
+    async fn run(self, accepted: Accepted) {
+        let Serving { gate, slots, acceptor, closing } = self;
+        let limits = gate.plans.load().limits.clone();
+        let header_timeout = limits.header_timeout.limit();
+        let (stream, tls) = match (accepted.stream, acceptor) {
+            (Stream::Tcp(tcp), Some(acceptor)) => {
+                let accepting = acceptor.accept(tcp);
+                let accepted = match header_timeout {
+                    Some(limit) => tokio::time::timeout(limit, accepting).await.ok().and_then(Result::ok),
+                    None => accepting.await.ok(),
+                };
+                // A peer that does not speak TLS can be told nothing.
+                let Some(stream) = accepted else { return };
+                (Stream::TlsServer(Box::new(stream)), true)
+            }
+            (stream, _) => (stream, false),
+        };
+        let guard_limits = GuardLimits {
+            header_bytes: usize::try_from(limits.header_bytes.0).unwrap_or(usize::MAX),
+            write_stall: limits.http_body_timeout.limit(),
+        };
+        let (guard, fault) = HeadGuard::new(stream, guard_limits);
+        let link = Arc::new(Link::new(accepted.peer, tls, fault, slots));
+        let Some((stream, ahead)) = serve_http(gate, &link, guard, guard_limits.header_bytes, header_timeout, closing).await else {
+            return;
+        };
+        match link.take_after() {
+            // A task of its own: this one is as large as a handshake.
+            Some(after) => drop(tokio::spawn(after.run(stream, ahead))),
+            None => linger(stream).await,
+        }
+    }
+}
+
+/// Serves requests until the connection ends or is upgraded; gives the stream
+/// back, with what was read ahead, unless it broke.
+async fn serve_http(
+    gate: Arc<Gate>,
+    link: &Arc<Link>,
+    guard: HeadGuard,
+    header_bytes: usize,
+    header_timeout: Option<Duration>,
+    mut closing: watch::Receiver<bool>,
+) -> Option<(Stream, Bytes)> {
+    let service = service_fn(|request| {
+        let answering = answer(Arc::clone(&gate), Arc::clone(link), request);
+        async move { Ok::<_, Infallible>(answering.await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(header_bytes.max(16 * 1024));
+    let mut connection = builder.serve_connection(TokioIo::new(guard), service);
+    let served = loop {
+        tokio::select! {
+            served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => break served,
+            changed = closing.wait_for(|closing| *closing) => {
+                Pin::new(&mut connection).graceful_shutdown();
+                drop(changed);
+                break std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
+            }
+        }
+    };
+    served.ok()?;
+    let (stream, ahead) = connection.into_parts().io.into_inner().into_parts();
+    Some((stream, ahead))
+}
+
+/// Ends a stream so that the peer can still read what was written: a socket
+/// closed with unread bytes would take it back with a reset.
+async fn linger(mut stream: Stream) {
+    let draining = async {
+        stream.shutdown().await?;
+        let mut sink = [0; 4096];
+        let mut left = 256 * 1024_usize;
+        while left > 0 {
+            match stream.read(&mut sink).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // Best effort, and bounded: the peer may never close.
+    let _ = tokio::time::timeout(LINGER, draining).await;
+}
+
+/// Serves the operator for as long as it is polled.
+pub(super) async fn serve_admin(admin: Arc<Admin>, listener: Listener) {
+    loop {
+        let accepted = listener.accept().await;
+        let admin = Arc::clone(&admin);
+        let peer = accepted.peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let answer = admin.answer(&request, peer);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let serving = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(5))
+                .serve_connection(TokioIo::new(accepted.stream), service);
+            // The operator's client went away: nobody is left to tell.
+            let _ = serving.await;
+        });
+    }
+}

@@ -1,0 +1,195 @@
+//! Wires the rooms together: binds, runs, drains, shuts down. The only room that
+//! may import everything.
+
+mod accept;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinSet;
+
+use crate::admin::Admin;
+use crate::config::Loaded;
+use crate::connection;
+use crate::listener::{ListenAddress, Listener};
+use crate::pipeline::{self, Gate};
+use crate::problem::Problem;
+use crate::reload::Reloader;
+use crate::telemetry::{Level, Log, Metrics, Telemetry};
+use crate::tls;
+
+/// Why the process does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration means nothing usable.
+    #[error("{}", list(.0, .1))]
+    Config(PathBuf, Vec<Problem>),
+    /// An address cannot be bound.
+    #[error("{key}: cannot listen on {address}: {source}")]
+    Bind {
+        /// The key that names the address.
+        key: &'static str,
+        /// The address as written.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The metrics or the log cannot be set up.
+    #[error("cannot set up telemetry: {0}")]
+    Telemetry(String),
+}
+
+fn list(file: &std::path::Path, problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(|problem| format!("{}: {problem}", file.display())).collect();
+    lines.join("\n")
+}
+
+/// What is not in the configuration file.
+#[derive(Default)]
+pub struct Options {
+    /// Do not read the file again on SIGHUP or when it changes.
+    pub no_reload: bool,
+}
+
+/// An address that is listened on.
+#[derive(Clone, Debug)]
+pub struct BoundAddress(String);
+
+impl std::fmt::Display for BoundAddress {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// A running gate.
+pub struct App {
+    gate: Arc<Gate>,
+    admin: Arc<Admin>,
+    addresses: Vec<BoundAddress>,
+    admin_address: BoundAddress,
+    closing: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    drain_delay: std::time::Duration,
+    drain: std::time::Duration,
+}
+
+impl App {
+    /// Builds, binds and starts. Returns once every listener is bound.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    pub async fn start(loaded: Loaded, options: Options) -> Result<App, StartError> {
+        let server = loaded.file.server.clone();
+        let config_error = |problems| StartError::Config(loaded.path.clone(), problems);
+        let telemetry_error = |error: &dyn std::fmt::Display| StartError::Telemetry(error.to_string());
+        let metrics = Metrics::new().map_err(|error| telemetry_error(&error))?;
+        let built = pipeline::build(&loaded, &metrics).map_err(config_error)?;
+        let tls = match &server.tls {
+            None => None,
+            Some(files) => {
+                let config = tls::server(&loaded.base.join(&files.cert), &loaded.base.join(&files.key))
+                    .map_err(|error| config_error(vec![Problem::new("server.tls", error.to_string())]))?;
+                Some(Arc::new(ArcSwap::new(config)))
+            }
+        };
+        let token = match &loaded.file.admin.token {
+            None => None,
+            Some(token) => Some(token.resolve(&loaded.base).map_err(|error| config_error(vec![Problem::new("admin.token", error.to_string())]))?),
+        };
+
+        let mut listeners = Vec::new();
+        for written in &server.listen.0 {
+            listeners.push(bind("server.listen", written).await?);
+        }
+        let admin_listener = bind("admin.listen", &loaded.file.admin.listen).await?;
+
+        let log = Log::new(&loaded.file.log).map_err(|error| telemetry_error(&error))?;
+        let telemetry = Telemetry::new(metrics, log).map_err(|error| telemetry_error(&error))?;
+        let gate = Arc::new(Gate::new(built.plans, Arc::new(telemetry)));
+        let admin = Arc::new(Admin::new(Arc::clone(&gate), token));
+        let log = &gate.telemetry.log;
+        for warning in loaded.warnings.iter().chain(&built.warnings) {
+            log.event(Level::Warn, &warning.to_string(), &[]);
+        }
+
+        let (closing, closed) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let addresses: Vec<_> = listeners.iter().map(|listener| BoundAddress(listener.address().to_owned())).collect();
+        let admin_address = BoundAddress(admin_listener.address().to_owned());
+        for address in &addresses {
+            announce(log, "server", address);
+        }
+        announce(log, "admin", &admin_address);
+        for listener in listeners {
+            let tls = tls.clone().filter(|_| listener.is_tcp());
+            tasks.spawn(accept::serve(Arc::clone(&gate), listener, tls, closed.clone()));
+        }
+        tasks.spawn(accept::serve_admin(Arc::clone(&admin), admin_listener));
+        tasks.spawn(connection::sweep(Arc::clone(&gate.registry)));
+        let (drain_delay, drain) = (server.drain_delay.0, server.drain.0);
+        if !options.no_reload {
+            let reloader = Reloader::new(Arc::clone(&gate), loaded, built.files, tls);
+            tasks.spawn(reloader.run());
+        }
+        admin.set_ready();
+        log.event(Level::Info, "ready", &[]);
+        Ok(App { gate, admin, addresses, admin_address, closing, tasks, drain_delay, drain })
+    }
+
+    /// The addresses of `server.listen`, as bound.
+    pub fn addresses(&self) -> &[BoundAddress] {
+        &self.addresses
+    }
+
+    /// The address of `admin.listen`, as bound.
+    pub fn admin_address(&self) -> &BoundAddress {
+        &self.admin_address
+    }
+
+    /// Every log line from now on.
+    pub fn log_lines(&self) -> broadcast::Receiver<String> {
+        self.gate.telemetry.log.subscribe()
+    }
+
+    /// Waits until an operator asks for a drain on the admin listener.
+    pub async fn drain_requested(&self) {
+        self.admin.drain_requested().await;
+    }
+
+    /// Unready at once, admitting for `server.drain_delay`, then refusing new
+    /// upgrades and closing live connections evenly over `server.drain`.
+    /// Returns as soon as the last is gone.
+    pub async fn drain(&self) {
+        let log = &self.gate.telemetry.log;
+        let open = serde_json::Value::from(self.gate.registry.open());
+        log.event(Level::Info, "draining", &[("open", open)]);
+        self.gate.start_draining();
+        tokio::time::sleep(self.drain_delay).await;
+        self.gate.stop_admitting();
+        self.closing.send_replace(true);
+        connection::drain(&self.gate.registry, self.drain).await;
+        log.event(Level::Info, "drained", &[]);
+    }
+
+    /// Ends at once what is still running, and flushes the log.
+    pub async fn shutdown(mut self) {
+        self.closing.send_replace(true);
+        self.tasks.shutdown().await;
+        self.gate.telemetry.log.flush();
+    }
+}
+
+async fn bind(key: &'static str, written: &str) -> Result<Listener, StartError> {
+    let failed = |source| StartError::Bind { key, address: written.to_owned(), source };
+    let address: ListenAddress =
+        written.parse().map_err(|form| failed(io::Error::new(io::ErrorKind::InvalidInput, form)))?;
+    Listener::bind(&address).await.map_err(failed)
+}
+
+fn announce(log: &Log, listener: &str, address: &BoundAddress) {
+    log.event(Level::Info, "listening", &[("listener", listener.into()), ("address", address.to_string().into())]);
+}

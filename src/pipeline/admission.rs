@@ -1,0 +1,113 @@
+//! From a credential to a place among the live connections: verify, register,
+//! then decide, so that a close between the two cannot be missed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::exchange::Exchange;
+use crate::clock;
+use crate::close::Reason;
+use crate::connection::{Arrival, Carrier, Place};
+use crate::credential::{Finding, Presented};
+use crate::identity::Identity;
+use crate::policy::{Decision, Permit, decide};
+use crate::telemetry::Record;
+use crate::verifier::{Credential, VerifyError};
+
+/// What the head of a request proves.
+pub enum Shown {
+    /// Somebody, or the anonymous identity where that is allowed.
+    Identity(Arc<Identity>),
+    /// Nothing yet: the first message will have to.
+    Nothing,
+}
+
+/// A client that may have what it asks for.
+pub struct Admitted {
+    /// The proof of the decision.
+    pub permit: Permit,
+    /// The connection's place among the live ones.
+    pub place: Place,
+}
+
+/// Looks at the head: the first credential present decides, valid or not.
+///
+/// # Errors
+/// Why the credential, or the lack of one, is refused.
+pub async fn authenticate(
+    exchange: &Exchange,
+    finding: Finding,
+    record: &mut Record,
+) -> Result<Shown, Reason> {
+    let access = &exchange.plan.access;
+    match finding {
+        Finding::Present(presented) => verify(exchange, &presented, record).await.map(Shown::Identity),
+        Finding::Refused { kind, reason, .. } => {
+            record.set_credential(kind);
+            Err(reason)
+        }
+        Finding::Absent if access.sources.message().is_some() => Ok(Shown::Nothing),
+        Finding::Absent if access.anonymous => Ok(Shown::Identity(Arc::new(Identity::anonymous()))),
+        Finding::Absent => Err(Reason::MissingCredential),
+    }
+}
+
+/// Has the source's verifiers judge what was presented.
+///
+/// # Errors
+/// The reason of the rejection, or that nobody could judge.
+pub async fn verify(
+    exchange: &Exchange,
+    presented: &Presented,
+    record: &mut Record,
+) -> Result<Arc<Identity>, Reason> {
+    record.set_credential(presented.kind);
+    let Some(chain) = exchange.plan.access.chains.get(presented.index) else {
+        return Err(Reason::InvalidCredential);
+    };
+    let started = Instant::now();
+    let credential = Credential { value: presented.value.expose(), basic: presented.basic };
+    let judged = chain.verify(&credential, clock::unix_now()).await;
+    if let Some(verifier) = &judged.verifier {
+        record.set_verifier(verifier);
+        exchange.gate.metrics.auth_duration(verifier, started.elapsed().as_secs_f64());
+    }
+    match judged.outcome {
+        Ok(identity) => {
+            record.set_subject(identity.subject());
+            Ok(Arc::new(identity))
+        }
+        Err(VerifyError::Rejected(reason)) => Err(reason),
+        Err(VerifyError::Unavailable(_)) => Err(Reason::VerifierUnavailable),
+    }
+}
+
+/// Registers the connection, then decides whether it may stay.
+///
+/// # Errors
+/// Why the identity may not.
+pub fn admit(exchange: &Exchange, identity: &Arc<Identity>, carrier: Carrier) -> Result<Admitted, Reason> {
+    let plan = &exchange.plan;
+    let mut place = exchange.gate.registry.enter(&Arrival {
+        request_id: &exchange.request_id,
+        route: &plan.name,
+        identity,
+        peer: exchange.client.ip,
+        carrier,
+        codes: plan.access.codes,
+        limits: &plan.live,
+    });
+    let rule = &plan.access.rule;
+    let variables = exchange.variables(Some(identity), |name| rule.uses(name));
+    let permit = match decide(rule, Arc::clone(identity), &variables, clock::unix_now()) {
+        Decision::Allow(permit) => permit,
+        Decision::Deny(denial) => return Err(denial.reason),
+    };
+    if carrier == Carrier::Socket {
+        place.claim(identity).map_err(|_| Reason::LimitSubject)?;
+    }
+    match place.entry().control.requested() {
+        Some((reason, _)) => Err(reason),
+        None => Ok(Admitted { permit, place }),
+    }
+}

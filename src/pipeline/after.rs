@@ -1,0 +1,61 @@
+//! What becomes of a client's stream once its 101 is written.
+
+use bytes::Bytes;
+
+use super::login::Login;
+use super::session::Session;
+use super::slots::Slot;
+use crate::relay::Endpoint;
+use crate::relay::frame::Opcode;
+use crate::stream::Stream;
+
+/// The rest of an upgraded connection's life.
+pub struct After {
+    /// What is to be done.
+    task: Task,
+    /// The connection's parts in the counts, given back at the end.
+    pub(super) slots: (Option<Slot>, Option<Slot>),
+}
+
+/// What is to be done with the stream.
+pub(super) enum Task {
+    /// Move data between client and upstream.
+    Relay { session: Session, upstream: Stream, ahead: Bytes },
+    /// Read the first message, and go on from there.
+    Login(Login),
+    /// Say why not, and close.
+    Refuse { message: Option<String>, code: u16, text: &'static str },
+}
+
+impl After {
+    pub(super) fn new(task: Task) -> After {
+        After { task, slots: (None, None) }
+    }
+
+    /// Does it, to the end of the connection.
+    pub async fn run(self, client: Stream, client_ahead: Bytes) {
+        let (open, unauthenticated) = self.slots;
+        match self.task {
+            Task::Relay { session, upstream, ahead } => {
+                drop(unauthenticated);
+                session.run(client, client_ahead, upstream, ahead).await;
+            }
+            Task::Login(login) => login.run(client, client_ahead, unauthenticated).await,
+            Task::Refuse { message, code, text } => {
+                refuse(Endpoint::new(client, client_ahead), message, code, text).await;
+                drop(unauthenticated);
+            }
+        }
+        drop(open);
+    }
+}
+
+/// Says why not in the client's words, and closes with a code it understands.
+pub(super) async fn refuse(mut client: Endpoint, message: Option<String>, code: u16, text: &str) {
+    if let Some(message) = message
+        && client.send(Opcode::TEXT, message.as_bytes()).await.is_err()
+    {
+        return;
+    }
+    client.close(code, text).await;
+}

@@ -1,0 +1,209 @@
+//! One request on its way through the gate: what it says after cleaning, and
+//! what expressions may see of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{HeaderMap, HeaderValue, ORIGIN};
+use serde_json::{Map, Value, json};
+
+use super::gate::Gate;
+use super::plan::{Plan, Plans};
+use crate::close::Reason;
+use crate::credential::{Finding, Offered};
+use crate::expression::{Expression, Variables};
+use crate::handshake::{Client, Host, Kind, Opening};
+use crate::identity::Identity;
+use crate::policy::OwnOrigin;
+use crate::upstream::strip_hop_by_hop;
+
+/// A request whose route is known.
+pub struct Exchange {
+    /// What all connections share.
+    pub gate: Arc<Gate>,
+    /// The configuration that this request is judged by, to its end.
+    pub plans: Arc<Plans>,
+    /// The route's parts.
+    pub plan: Arc<Plan>,
+    /// Who is at the other end.
+    pub client: Client,
+    /// The host that selected the route.
+    pub host: Host,
+    /// Joins log lines and hops.
+    pub request_id: Box<str>,
+    /// The request, cleaned of credentials and of spoofed headers.
+    pub opening: Opening,
+    /// The path that the upstream sees.
+    pub upstream_path: String,
+    /// The subprotocol that sockgate echoes where it answers the upgrade itself.
+    pub echo: Option<Box<str>>,
+}
+
+impl Exchange {
+    /// Looks for a credential in the head.
+    pub fn find(&self) -> Finding {
+        let subprotocols = self.offered_subprotocols();
+        let offered = Offered {
+            headers: &self.opening.headers,
+            query: self.opening.query.as_deref(),
+            subprotocols: &subprotocols,
+        };
+        self.plan.access.sources.find(&offered, self.plan.limits.credential_bytes.0 as usize)
+    }
+
+    /// The entries of `Sec-WebSocket-Protocol`; none for plain HTTP.
+    pub fn offered_subprotocols(&self) -> Vec<&str> {
+        match &self.opening.kind {
+            Kind::Plain => Vec::new(),
+            Kind::Upgrade(offer) => offer.subprotocols.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// Whether `Origin` is one that the policy allows.
+    pub fn origin_allowed(&self) -> bool {
+        let own = OwnOrigin { host: &self.host.name, port: self.host.port, https: self.client.https };
+        self.plan.access.origins.allows(&self.opening.headers, &own)
+    }
+
+    /// Cuts hop-by-hop headers, credentials and spoofed headers, in this order:
+    /// a client could name ours in `Connection`.
+    pub fn clean(&mut self) {
+        let sources = &self.plan.access.sources;
+        self.echo = sources.echo(&self.offered_subprotocols()).map(Into::into);
+        let opening = &mut self.opening;
+        strip_hop_by_hop(&mut opening.headers);
+        if let Some(cut) = sources.cut(&mut opening.headers, opening.query.as_deref()) {
+            opening.query = Some(cut.into_owned()).filter(|query| !query.is_empty());
+        } else {
+            opening.query = None;
+        }
+        if let Kind::Upgrade(offer) = &mut opening.kind {
+            let offered: Vec<&str> = offer.subprotocols.iter().map(String::as_str).collect();
+            offer.subprotocols = sources.cut_subprotocols(&offered);
+        }
+        self.plans.spoofed.strip(&mut opening.headers);
+    }
+
+    /// The variables that `expressions` use, of this request and of `identity`.
+    pub fn variables<'a>(
+        &self,
+        identity: Option<&Identity>,
+        uses: impl Fn(&str) -> bool,
+    ) -> Variables {
+        let mut variables = Variables::new();
+        if let Some(identity) = identity.filter(|_| uses("identity")) {
+            variables.insert("identity", identity.variable());
+        }
+        if uses("request") {
+            variables.insert("request", self.request_variable());
+        }
+        variables
+    }
+
+    fn request_variable(&self) -> Value {
+        let opening = &self.opening;
+        let mut headers = Map::new();
+        for name in opening.headers.keys() {
+            let values = opening.headers.get_all(name).into_iter();
+            let texts: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+            headers.insert(name.as_str().to_owned(), Value::String(texts.join(", ")));
+        }
+        json!({
+            "method": opening.method.as_str(),
+            "host": &*self.host.name,
+            "path": opening.path,
+            "query": opening.query.as_deref().unwrap_or_default(),
+            "headers": headers,
+            "origin": opening.headers.get(ORIGIN).and_then(|value| value.to_str().ok()).unwrap_or_default(),
+            "ip": self.client.ip.to_string(),
+            "scheme": self.scheme(),
+            "subprotocols": self.offered_subprotocols(),
+        })
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.client.https { "https" } else { "http" }
+    }
+
+    /// The path and query that the upstream sees.
+    pub fn target(&self) -> String {
+        match &self.opening.query {
+            Some(query) => format!("{}?{query}", self.upstream_path),
+            None => self.upstream_path.clone(),
+        }
+    }
+
+    /// The headers that the upstream gets: the client's, cleaned, and ours.
+    ///
+    /// # Errors
+    /// [`Reason::Forbidden`] if an identity value cannot be sent.
+    pub fn upstream_headers(&self, identity: &Identity) -> Result<HeaderMap, Reason> {
+        let mut headers = self.opening.headers.clone();
+        for name in ["sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol", "sec-websocket-extensions", "sec-websocket-accept"] {
+            headers.remove(name);
+        }
+        if !identity.is_anonymous() {
+            let plan = &self.plan.identity;
+            let uses = |name: &str| name == "identity" || plan.uses_request();
+            let variables = self.variables(Some(identity), uses);
+            for (name, value) in plan.compute(&variables)? {
+                headers.insert(name, value);
+            }
+        }
+        let ip = self.client.ip;
+        set(&mut headers, "x-forwarded-for", &ip.to_string());
+        set(&mut headers, "x-forwarded-proto", self.scheme());
+        set(&mut headers, "x-forwarded-host", &self.forwarded_host());
+        set(&mut headers, "x-request-id", &self.request_id);
+        Ok(headers)
+    }
+
+    fn forwarded_host(&self) -> String {
+        match self.host.port {
+            Some(port) => format!("{}:{port}", self.host.name),
+            None => self.host.name.to_string(),
+        }
+    }
+
+    /// `reject_message` or `accept_message` as text; none if it gives nothing.
+    pub fn message(&self, expression: Option<&Expression>, extra: Variables, identity: Option<&Identity>) -> Option<String> {
+        let expression = expression?;
+        let mut variables = self.variables(identity, |name| expression.uses(name));
+        variables.extend(extra);
+        match expression.evaluate(&variables).ok()? {
+            Value::Null => None,
+            Value::String(text) => Some(text),
+            value => Some(value.to_string()),
+        }
+    }
+
+    /// `reject_message` for `reason`.
+    pub fn reject_message(&self, reason: Reason) -> Option<String> {
+        let access = &self.plan.access;
+        let told = json!({ "code": reason.close_code(&access.codes), "text": reason.text() });
+        self.message(access.reject_message.as_ref(), Variables::from([("reason", told)]), None)
+    }
+
+    /// The client's address.
+    pub fn ip(&self) -> IpAddr {
+        self.client.ip
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// A client's request id that may be passed on: short and harmless in a log.
+pub fn sane_request_id(value: &HeaderValue) -> Option<&str> {
+    let text = value.to_str().ok()?;
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+');
+    ((1..=128).contains(&text.len()) && text.bytes().all(harmless)).then_some(text)
+}
+
+/// A fresh request id: 128 random bits in hex.
+pub fn fresh_request_id() -> Box<str> {
+    format!("{:032x}", rand::random::<u128>()).into()
+}

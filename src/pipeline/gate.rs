@@ -1,0 +1,113 @@
+//! What all connections share, and what one connection brings along.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use super::after::After;
+use super::plan::Plans;
+use super::slots::{Counts, Slot, Slots};
+use crate::clock::Ticker;
+use crate::connection::Registry;
+use crate::handshake::Fault;
+use crate::policy::{IpConnections, RateLimiter};
+use crate::telemetry::{Log, Metrics};
+
+/// The state that every connection works under.
+pub struct Gate {
+    /// The compiled configuration; replaced whole by a reload.
+    pub plans: ArcSwap<Plans>,
+    /// What is open now.
+    pub registry: Arc<Registry>,
+    /// The coarse clock of the relays.
+    pub ticker: Arc<Ticker>,
+    /// Where lines go.
+    pub log: Log,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// All connections, and those before the permit.
+    pub counts: Arc<Counts>,
+    /// Connections by client address.
+    pub per_ip: IpConnections,
+    /// Handshakes by client address.
+    pub rate: RateLimiter,
+    draining: AtomicBool,
+}
+
+impl Gate {
+    /// A gate that admits under `plans`.
+    pub fn new(plans: Plans, log: Log, metrics: Arc<Metrics>) -> Gate {
+        let ticker = Arc::new(Ticker::default());
+        Gate {
+            plans: ArcSwap::from_pointee(plans),
+            registry: Registry::new(Arc::clone(&ticker)),
+            ticker,
+            log,
+            metrics,
+            counts: Arc::default(),
+            per_ip: IpConnections::default(),
+            rate: RateLimiter::default(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// From here on nothing new is admitted.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing new is admitted.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// One client connection, as the requests on it see it.
+pub struct Link {
+    /// The peer's address; none on a Unix socket.
+    pub peer: Option<IpAddr>,
+    /// Whether it speaks TLS to the gate.
+    pub tls: bool,
+    /// The verdict on the head that is being answered.
+    pub fault: Arc<Fault>,
+    after: Mutex<Option<Box<After>>>,
+    unauthenticated: Mutex<Option<Slot>>,
+    open: Mutex<Option<Slot>>,
+}
+
+impl Link {
+    /// A connection that takes part in both counts.
+    pub fn new(peer: Option<IpAddr>, tls: bool, fault: Arc<Fault>, slots: Slots) -> Link {
+        Link {
+            peer,
+            tls,
+            fault,
+            after: Mutex::default(),
+            unauthenticated: Mutex::new(Some(slots.unauthenticated)),
+            open: Mutex::new(Some(slots.open)),
+        }
+    }
+
+    /// Something has been proven: the connection leaves the unauthenticated.
+    pub fn permitted(&self) {
+        take(&self.unauthenticated);
+    }
+
+    /// Leaves what is to be done once the 101 is written.
+    pub(super) fn leave(&self, after: After) {
+        let slots = (take(&self.open), take(&self.unauthenticated));
+        let after = Box::new(After { slots, ..after });
+        *self.after.lock().unwrap_or_else(PoisonError::into_inner) = Some(after);
+    }
+
+    /// What is to be done with the upgraded stream.
+    pub fn take_after(&self) -> Option<Box<After>> {
+        take(&self.after)
+    }
+}
+
+fn take<T>(cell: &Mutex<Option<T>>) -> Option<T> {
+    cell.lock().unwrap_or_else(PoisonError::into_inner).take()
+}

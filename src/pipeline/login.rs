@@ -1,0 +1,209 @@
+//! Message authentication: the client is upgraded first, its first message is
+//! the credential, and the upstream is dialled only after the permit.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use super::admission::{self, Admitted, admit};
+use super::after::refuse;
+use super::exchange::Exchange;
+use super::session::Session;
+use super::slots::Slot;
+use super::upgrade::{Failure, dial, greeting};
+use crate::clock;
+use crate::close::Reason;
+use crate::connection::Carrier;
+use crate::credential::{LoginMessage, MessageFormat, Presented};
+use crate::identity::Identity;
+use crate::policy::IpSlot;
+use crate::relay::frame::{Opcode, encode_frame};
+use crate::relay::{Endpoint, EndpointError, FirstMessage, Tap, TapVerdict};
+use crate::stream::Stream;
+use crate::telemetry::Record;
+use crate::upstream::Upgraded;
+use crate::verifier::{Credential, VerifyError};
+
+/// A client that has been upgraded and has yet to say who it is.
+pub struct Login {
+    /// The request.
+    pub exchange: Exchange,
+    /// What is told of it.
+    pub record: Record,
+    /// Its part in the count of its address.
+    pub ip_slot: Option<IpSlot>,
+    /// The subprotocol that the client was answered.
+    pub subprotocol: Option<String>,
+}
+
+/// Who the first message proved, and what it said.
+struct LoggedIn {
+    identity: Arc<Identity>,
+    admitted: Admitted,
+    message: Value,
+    forwarded: Option<Vec<u8>>,
+}
+
+/// Why a client does not get in.
+enum Ending {
+    /// For a reason of the table.
+    Refused(Reason),
+    /// A text message that is not UTF-8 (RFC 6455 §8.1).
+    NotUtf8,
+    /// The client has left.
+    Gone,
+}
+
+impl From<Reason> for Ending {
+    fn from(reason: Reason) -> Ending {
+        Ending::Refused(reason)
+    }
+}
+
+impl Login {
+    /// Reads the first message and goes on to the relay, or refuses.
+    pub async fn run(mut self, client: Stream, ahead: Bytes, unauthenticated: Option<Slot>) {
+        let mut client = Endpoint::new(client, ahead);
+        let timeout = self.exchange.plan.auth_timeout();
+        let entering = tokio::time::timeout(timeout, self.enter(&mut client));
+        let logged_in = match entering.await.unwrap_or(Err(Ending::Refused(Reason::AuthTimeout))) {
+            Ok(logged_in) => logged_in,
+            Err(ending) => return self.end(client, ending).await,
+        };
+        drop(unauthenticated);
+        let LoggedIn { identity, admitted, message, forwarded } = logged_in;
+        let chosen = Some(&self.subprotocol);
+        let mut upstream = match dial(&self.exchange, &admitted, &identity, chosen).await {
+            Ok(upstream) => upstream,
+            Err(Failure::Reason(reason)) => return self.end(client, reason.into()).await,
+            Err(Failure::Answered(_)) => return self.end(client, Reason::UpstreamRefused.into()).await,
+        };
+        if let Some(payload) = forwarded
+            && send_up(&mut upstream, &payload).await.is_err()
+        {
+            return self.end(client, Reason::UpstreamUnavailable.into()).await;
+        }
+        let greeting = greeting(&self.exchange, &identity, Some(&message));
+        let Login { exchange, record, ip_slot, .. } = self;
+        let session = Session::new(exchange, record, admitted.place, ip_slot, greeting, &identity);
+        let (client, ahead) = client.into_parts();
+        session.run(client, ahead, upstream.stream, upstream.ahead).await;
+    }
+
+    async fn enter(&mut self, client: &mut Endpoint) -> Result<LoggedIn, Ending> {
+        let plan = Arc::clone(&self.exchange.plan);
+        let Some(source) = plan.access.sources.message() else {
+            return Err(Reason::MissingCredential.into());
+        };
+        let most = plan.limits.auth_message_bytes.0 as usize;
+        let FirstMessage { payload, text } = client.read_message(most).await.map_err(ending)?;
+        let LoginMessage { token, parsed } = source.read(&payload, text)?;
+        if token.expose().len() as u64 > plan.limits.credential_bytes.0 {
+            return Err(Reason::MalformedCredential.into());
+        }
+        let presented = Presented { index: source.index(), kind: "message", value: token, basic: false };
+        let identity = admission::verify(&self.exchange, &presented, &mut self.record).await?;
+        let admitted = admit(&self.exchange, &identity, Carrier::Socket)?;
+        let mut variables = self.exchange.variables(Some(&identity), |_| source.rewrites());
+        variables.insert("message", parsed.clone());
+        let forwarded = source.forwarded(&payload, &parsed, &variables)?;
+        Ok(LoggedIn { identity, admitted, message: parsed, forwarded })
+    }
+
+    async fn end(self, client: Endpoint, ending: Ending) {
+        let Login { exchange, record, ip_slot, .. } = self;
+        match ending {
+            Ending::Refused(Reason::ProtocolError) => {
+                record.refused(Reason::ProtocolError, 1002);
+                client.close(1002, Reason::ProtocolError.text()).await;
+            }
+            Ending::Refused(reason) => {
+                let code = reason.close_code(&exchange.plan.access.codes);
+                record.refused(reason, code);
+                refuse(client, exchange.reject_message(reason), code, reason.text()).await;
+            }
+            Ending::NotUtf8 => {
+                record.refused(Reason::ProtocolError, 1007);
+                client.close(1007, Reason::ProtocolError.text()).await;
+            }
+            Ending::Gone => record.refused(Reason::MissingCredential, 1006),
+        }
+        drop(ip_slot);
+    }
+}
+
+fn ending(error: EndpointError) -> Ending {
+    match error {
+        EndpointError::ProtocolError => Ending::Refused(Reason::ProtocolError),
+        EndpointError::TooLarge => Ending::Refused(Reason::AuthMessageTooLarge),
+        EndpointError::NotUtf8 => Ending::NotUtf8,
+        EndpointError::Gone { .. } => Ending::Gone,
+    }
+}
+
+/// Sends a message to the upstream ahead of the relay.
+async fn send_up(upstream: &mut Upgraded, payload: &[u8]) -> std::io::Result<()> {
+    let opcode = if std::str::from_utf8(payload).is_ok() { Opcode::TEXT } else { Opcode::BINARY };
+    let frame = encode_frame(opcode, payload, Some(rand::random()));
+    upstream.stream.write_all(&frame).await?;
+    upstream.stream.flush().await
+}
+
+/// Watches a live connection for further login messages: each must prove the
+/// same identity, and none reaches the upstream.
+pub struct LoginTap {
+    plan: Arc<super::plan::Plan>,
+    identity: Arc<Identity>,
+}
+
+impl LoginTap {
+    /// A tap for `exchange`, if its policy has login messages of a known shape.
+    pub fn for_second_logins(exchange: &Exchange, identity: &Arc<Identity>) -> Option<Box<dyn Tap>> {
+        let source = exchange.plan.access.sources.message()?;
+        match source.format() {
+            MessageFormat::Json => Some(Box::new(LoginTap {
+                plan: Arc::clone(&exchange.plan),
+                identity: Arc::clone(identity),
+            })),
+            MessageFormat::Text => None,
+        }
+    }
+
+    async fn judge(plan: &super::plan::Plan, identity: &Identity, message: &[u8], text: bool) -> Result<(), Reason> {
+        let sources = &plan.access.sources;
+        let source = sources.message().ok_or(Reason::Forbidden)?;
+        let login = source.read(message, text)?;
+        let chain = plan.access.chains.get(source.index()).ok_or(Reason::Forbidden)?;
+        let credential = Credential { value: login.token.expose(), basic: false };
+        match chain.verify(&credential, clock::unix_now()).await.outcome {
+            Ok(proven) if proven.is_same(identity) => Ok(()),
+            Ok(_) => Err(Reason::Forbidden),
+            Err(VerifyError::Rejected(reason)) => Err(reason),
+            Err(VerifyError::Unavailable(_)) => Err(Reason::VerifierUnavailable),
+        }
+    }
+}
+
+impl Tap for LoginTap {
+    fn max_bytes(&self) -> usize {
+        self.plan.limits.auth_message_bytes.0 as usize
+    }
+
+    fn takes(&self, message: &[u8], text: bool) -> bool {
+        self.plan.access.sources.message().is_some_and(|source| source.matches(message, text))
+    }
+
+    fn take(&mut self, message: Vec<u8>, text: bool) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
+        let (plan, identity) = (Arc::clone(&self.plan), Arc::clone(&self.identity));
+        Box::pin(async move {
+            match LoginTap::judge(&plan, &identity, &message, text).await {
+                Ok(()) => TapVerdict::Continue { reply: None },
+                Err(reason) => TapVerdict::Close { reason, code: reason.close_code(&plan.access.codes) },
+            }
+        })
+    }
+}

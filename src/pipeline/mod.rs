@@ -1,0 +1,131 @@
+//! The story of one request, top to bottom: limits → route → origin → credential
+//! → verifier → policy → identity → upstream. Each step is a room of its own;
+//! this one only puts them in order and turns every failure into an answer.
+
+mod admission;
+mod after;
+mod exchange;
+mod explain;
+mod gate;
+mod login;
+mod plain;
+mod plan;
+mod rejection;
+mod session;
+mod slots;
+mod upgrade;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+pub use self::after::After;
+pub use self::explain::{Question, Report, explain};
+pub use self::gate::{Gate, Link};
+pub use self::plan::{Access, Built, Plan, Plans, build};
+pub use self::rejection::{Body, raw_refusal};
+pub use self::slots::{Counts, Slots};
+use self::exchange::{Exchange, fresh_request_id, sane_request_id};
+use self::plain::Plain;
+use self::rejection::refusal;
+use self::upgrade::Upgrade;
+use crate::close::Reason;
+use crate::handshake::{Client, Host, Kind, Opening};
+use crate::policy::IpKey;
+use crate::route::Match;
+use crate::telemetry::Record;
+
+/// Answers one request. A 101 leaves what follows it on the link.
+pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>) -> Response<Body> {
+    // Read before anything is awaited: the verdict is on this very head.
+    let fault = link.fault.reason();
+    let plans = gate.plans.load_full();
+    let (head, body) = request.into_parts();
+    let client = plans.proxies.client(link.peer, link.tls, &head.headers);
+    let request_id = match head.headers.get("x-request-id").and_then(sane_request_id) {
+        Some(id) if client.trusted => id.into(),
+        Some(_) | None => fresh_request_id(),
+    };
+    let mut record = Record::open(&gate.log, &gate.metrics, &request_id, client.ip, head.method.as_str());
+    let opening = match fault.map_or_else(|| Opening::read(head), Err) {
+        Ok(opening) => opening,
+        Err(reason) => return refuse(record, reason),
+    };
+    record.set_url(plans.redactor.url(&full_path(&opening)));
+    record.set_origin(&opening.headers, &plans.redactor);
+    if gate.is_draining() {
+        return refuse(record, Reason::Draining);
+    }
+    let host = plans.proxies.host(&client, &opening.headers).or_else(|| opening.host.clone());
+    let host = host.unwrap_or(Host { name: "".into(), port: None });
+    let (plan, upstream_path) = match plans.router.find(&host.name, &opening.path) {
+        Match::Found(found) => {
+            let plan = Arc::clone(found.value);
+            let base = plan.upstream.as_ref().and_then(|upstream| upstream.endpoint.base_path());
+            let path = found.upstream_path(&opening.path, base);
+            (plan, path)
+        }
+        Match::None => return refuse(record, Reason::NoRoute),
+    };
+    record.set_route(&plan.name, &plan.metrics);
+    if let Some(upstream) = &plan.upstream {
+        record.set_upstream(upstream.endpoint.label());
+    }
+    let is_upgrade = matches!(opening.kind, Kind::Upgrade(_));
+    let ip_slot = match enter_limits(&gate, &plan, &client, is_upgrade) {
+        Ok(slot) => slot,
+        Err(reason) => return refuse(record, reason),
+    };
+    let carries = plan.upstream.as_ref().is_some_and(|upstream| upstream.endpoint.carries_upgrades());
+    if plan.access.deny || (is_upgrade && !carries) {
+        return refuse(record, Reason::Forbidden);
+    }
+    let mut exchange = Exchange { gate, plans, plan, client, host, request_id, opening, upstream_path, echo: None };
+    if !exchange.origin_allowed() {
+        return refuse(record, Reason::OriginDenied);
+    }
+    let finding = exchange.find();
+    exchange.clean();
+    if is_upgrade {
+        Upgrade { link: &link, exchange, record, ip_slot }.answer(finding).await
+    } else {
+        Plain { link: &link, exchange, record, ip_slot }.answer(finding, body).await
+    }
+}
+
+/// The limits that count by address.
+fn enter_limits(
+    gate: &Gate,
+    plan: &Plan,
+    client: &Client,
+    is_upgrade: bool,
+) -> Result<Option<crate::policy::IpSlot>, Reason> {
+    let key = IpKey::of(client.ip);
+    let limits = &plan.limits;
+    if is_upgrade
+        && limits.handshakes_per_ip != 0
+        && !gate.rate.allow(key, limits.handshakes_per_ip, Instant::now())
+    {
+        return Err(Reason::LimitRate);
+    }
+    match limits.connections_per_ip {
+        0 => Ok(None),
+        most => gate.per_ip.try_enter(key, most).map(Some).ok_or(Reason::LimitIp),
+    }
+}
+
+/// A refusal that is always plain HTTP.
+fn refuse(record: Record, reason: Reason) -> Response<Body> {
+    record.refused(reason, reason.status().as_u16());
+    refusal(reason, false)
+}
+
+/// Path and query as the client sent them, but for the normal form of the path.
+fn full_path(opening: &Opening) -> String {
+    match &opening.query {
+        Some(query) => format!("{}?{query}", opening.path),
+        None => opening.path.clone(),
+    }
+}

@@ -1,0 +1,205 @@
+//! The way of an upgrade whose head holds the credential: decide, dial, and only
+//! after the upstream's valid 101 tell the client 101 (RFC 6455 §4.2.2).
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{Response, StatusCode};
+use http_body_util::{Either, Full};
+use serde_json::json;
+
+use super::admission::{self, Admitted, Shown};
+use super::after::{After, Task};
+use super::exchange::Exchange;
+use super::gate::Link;
+use super::login::Login;
+use super::plain::StreamedBody;
+use super::plan::text_frame;
+use super::rejection::{Body, refusal};
+use super::session::Session;
+use crate::close::Reason;
+use crate::connection::Carrier;
+use crate::credential::Finding;
+use crate::expression::Variables;
+use crate::handshake::{Kind, accept_for};
+use crate::identity::Identity;
+use crate::policy::{IpSlot, Reject};
+use crate::telemetry::Record;
+use crate::upstream::{UpgradeError, UpgradeRequest, Upgraded, connect, strip_hop_by_hop};
+
+/// An upgrade on its way.
+pub struct Upgrade<'a> {
+    /// The client's connection.
+    pub link: &'a Link,
+    /// The request.
+    pub exchange: Exchange,
+    /// What is told of it.
+    pub record: Record,
+    /// Its part in the count of its address.
+    pub ip_slot: Option<IpSlot>,
+}
+
+impl Upgrade<'_> {
+    /// Answers the upgrade; what follows the 101 is left on the link.
+    pub async fn answer(mut self, finding: Finding) -> Response<Body> {
+        let presented = !matches!(finding, Finding::Absent);
+        let identity = match admission::authenticate(&self.exchange, finding, &mut self.record).await {
+            Ok(Shown::Identity(identity)) => identity,
+            Ok(Shown::Nothing) => return self.ask_for_message(),
+            Err(reason) => return self.refuse(reason, presented),
+        };
+        let admitted = match admission::admit(&self.exchange, &identity, Carrier::Socket) {
+            Ok(admitted) => admitted,
+            Err(reason) => return self.refuse(reason, presented),
+        };
+        self.link.permitted();
+        match dial(&self.exchange, &admitted, &identity, None).await {
+            Ok(upgraded) => self.connect_through(admitted, &identity, upgraded),
+            Err(Failure::Reason(reason)) => self.refuse(reason, presented),
+            Err(Failure::Answered(response)) => {
+                self.record.refused(Reason::UpstreamRefused, response.status().as_u16());
+                let (mut head, body) = response.into_parts();
+                strip_hop_by_hop(&mut head.headers);
+                head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                Response::from_parts(head, Either::Right(StreamedBody::unwatched(body)))
+            }
+        }
+    }
+
+    fn connect_through(self, admitted: Admitted, identity: &Identity, upgraded: Upgraded) -> Response<Body> {
+        let Upgraded { stream, ahead, mut headers } = upgraded;
+        strip_hop_by_hop(&mut headers);
+        headers.remove(SEC_WEBSOCKET_ACCEPT);
+        // A browser that offered nothing but a marker and its token fails without an answer.
+        if self.exchange.offered_subprotocols().is_empty()
+            && let Some(marker) = self.echo()
+        {
+            headers.entry(SEC_WEBSOCKET_PROTOCOL).or_insert(marker);
+        }
+        let response = self.switching(headers);
+        let Upgrade { link, exchange, record, ip_slot } = self;
+        let greeting = greeting(&exchange, identity, None);
+        let session = Session::new(exchange, record, admitted.place, ip_slot, greeting, identity);
+        link.leave(After::new(Task::Relay { session, upstream: stream, ahead }));
+        response
+    }
+
+    /// Upgrades first, without extensions, to read the first message.
+    fn ask_for_message(mut self) -> Response<Body> {
+        let chosen = chosen_subprotocol(&self.exchange).map(str::to_owned);
+        let mut headers = HeaderMap::new();
+        if let Some(value) = chosen.as_deref().and_then(|chosen| HeaderValue::from_str(chosen).ok()) {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
+        }
+        let response = self.switching(headers);
+        self.record.set_credential("message");
+        let Upgrade { link, exchange, record, ip_slot } = self;
+        link.leave(After::new(Task::Login(Login { exchange, record, ip_slot, subprotocol: chosen })));
+        response
+    }
+
+    /// Refuses so that the client can read it, unless the policy wants HTTP.
+    fn refuse(mut self, reason: Reason, presented: bool) -> Response<Body> {
+        let access = &self.exchange.plan.access;
+        if access.reject == Reject::Http {
+            self.record.refused(reason, reason.status().as_u16());
+            return refusal(reason, presented);
+        }
+        let code = reason.close_code(&access.codes);
+        let message = self.exchange.reject_message(reason);
+        let mut headers = HeaderMap::new();
+        if let Some(echo) = self.echo() {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, echo);
+        }
+        let response = self.switching(headers);
+        self.record.refused(reason, code);
+        self.link.leave(After::new(Task::Refuse { message, code, text: reason.text() }));
+        response
+    }
+
+    fn echo(&self) -> Option<HeaderValue> {
+        HeaderValue::from_str(self.exchange.echo.as_deref()?).ok()
+    }
+
+    fn switching(&self, mut headers: HeaderMap) -> Response<Body> {
+        let Kind::Upgrade(offer) = &self.exchange.opening.kind else {
+            return refusal(Reason::ProtocolError, false);
+        };
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept_for(offer.key.as_bytes()));
+        let mut response = Response::new(Either::Left(Full::new(Bytes::new())));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+/// Why the upstream is not there.
+pub enum Failure {
+    /// Ours to tell.
+    Reason(Reason),
+    /// It answered for itself.
+    Answered(Box<Response<hyper::body::Incoming>>),
+}
+
+/// Reaches the upstream for `identity`. With `only`, that subprotocol alone is
+/// offered and no extension: the client has its answer already.
+///
+/// # Errors
+/// [`Failure`]; both are counted here.
+pub async fn dial(
+    exchange: &Exchange,
+    admitted: &Admitted,
+    identity: &Identity,
+    only: Option<&Option<String>>,
+) -> Result<Upgraded, Failure> {
+    let plan = &exchange.plan;
+    let (Some(upstream), Kind::Upgrade(offer)) = (&plan.upstream, &exchange.opening.kind) else {
+        return Err(Failure::Reason(Reason::Forbidden));
+    };
+    let headers = exchange.upstream_headers(identity).map_err(Failure::Reason)?;
+    let inspected = plan.access.sources.message().is_some();
+    let request = UpgradeRequest {
+        target: exchange.target(),
+        headers,
+        subprotocols: match only {
+            Some(chosen) => chosen.iter().cloned().collect(),
+            None => offer.subprotocols.clone(),
+        },
+        // Where messages are looked at they must not be compressed.
+        extensions: offer.extensions.clone().filter(|_| !inspected),
+    };
+    let started = std::time::Instant::now();
+    let timeout = plan.limits.upstream_connect_timeout.0;
+    let dialling = connect(&admitted.permit, &upstream.endpoint, request);
+    let (failure, kind) = match tokio::time::timeout(timeout, dialling).await {
+        Ok(Ok(upgraded)) => {
+            plan.metrics.upstream_connect(started.elapsed().as_secs_f64());
+            return Ok(upgraded);
+        }
+        Ok(Err(UpgradeError::Refused(response))) => (Failure::Answered(response), "refused"),
+        Ok(Err(error)) => (Failure::Reason(Reason::UpstreamUnavailable), error.kind()),
+        Err(_) => (Failure::Reason(Reason::UpstreamTimeout), "timeout"),
+    };
+    plan.metrics.upstream_error(kind);
+    Err(failure)
+}
+
+/// `accept_message` as a frame; no bytes if there is none.
+pub fn greeting(exchange: &Exchange, identity: &Identity, message: Option<&serde_json::Value>) -> Bytes {
+    let extra = match message {
+        Some(message) => Variables::from([("message", message.clone())]),
+        None => Variables::from([("message", json!(null))]),
+    };
+    let expression = exchange.plan.access.accept_message.as_ref();
+    exchange.message(expression, extra, Some(identity)).map(|text| text_frame(&text)).unwrap_or_default()
+}
+
+/// What sockgate accepts before the upstream is asked.
+fn chosen_subprotocol(exchange: &Exchange) -> Option<&str> {
+    let configured = &exchange.plan.subprotocols;
+    if configured.is_empty() {
+        return exchange.echo.as_deref();
+    }
+    exchange.offered_subprotocols().into_iter().find(|offered| configured.iter().any(|one| one == offered))
+}

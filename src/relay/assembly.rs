@@ -1,0 +1,221 @@
+//! Client messages put together for somebody who may take one out of the
+//! stream: a login renewed in-band, a second login message. Only routes that
+//! ask for it pay for it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::frame::{Header, Opcode, apply_mask};
+use super::pipe::{Next, Pipe, Rules, Scan, Stop};
+use crate::close::Reason;
+
+/// Sees each client message of a bounded size and may take it.
+pub trait Tap: Send {
+    /// The most bytes of raw frames that one message of interest has.
+    fn max_bytes(&self) -> usize;
+
+    /// Whether the message is for sockgate and not for the upstream.
+    fn takes(&self, message: &[u8], text: bool) -> bool;
+
+    /// Judges a message that was taken; client data waits meanwhile.
+    fn take(
+        &mut self,
+        message: Vec<u8>,
+        text: bool,
+    ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>>;
+}
+
+/// What comes of a message that a [`Tap`] took.
+#[derive(Debug)]
+pub enum TapVerdict {
+    /// The connection goes on.
+    Continue {
+        /// Encoded frames for the client, put between two upstream messages.
+        reply: Option<Bytes>,
+    },
+    /// Both sides are closed.
+    Close {
+        /// Why.
+        reason: Reason,
+        /// The code to send.
+        code: u16,
+    },
+}
+
+type Verdict = Pin<Box<dyn Future<Output = TapVerdict> + Send>>;
+
+/// The message being assembled, or judged.
+pub(super) struct Assembly {
+    tap: Box<dyn Tap>,
+    /// Raw frames of the message so far, while it may still be taken.
+    raw: Vec<u8>,
+    state: State,
+    /// The current frame is the last of its message.
+    last: bool,
+    verdict: Option<Verdict>,
+    /// Frames that wait for a place between two upstream messages.
+    pub(super) reply: Option<Bytes>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Between two messages.
+    Between,
+    /// A message is held back.
+    Holding,
+    /// A message is too large or too strange to be taken: it is passed on.
+    Passing,
+}
+
+impl Assembly {
+    pub(super) fn new(tap: Box<dyn Tap>) -> Assembly {
+        Assembly {
+            tap,
+            raw: Vec::new(),
+            state: State::Between,
+            last: false,
+            verdict: None,
+            reply: None,
+        }
+    }
+
+    pub(super) fn is_judging(&self) -> bool {
+        self.verdict.is_some()
+    }
+
+    /// Stops judging: the connection is closed for another reason.
+    pub(super) fn abandon(&mut self) {
+        self.verdict = None;
+        self.reply = None;
+        self.raw = Vec::new();
+    }
+
+    pub(super) fn poll_verdict(&mut self, context: &mut Context<'_>) -> Poll<TapVerdict> {
+        let Some(verdict) = self.verdict.as_mut() else { return Poll::Pending };
+        let verdict = std::task::ready!(verdict.as_mut().poll(context));
+        self.verdict = None;
+        Poll::Ready(verdict)
+    }
+
+    /// Gives up on the message being held: its raw frames so far.
+    pub(super) fn release(&mut self) -> Vec<u8> {
+        if self.state == State::Holding {
+            self.state = State::Passing;
+        }
+        std::mem::take(&mut self.raw)
+    }
+
+    /// Follows the frames in `bytes`, as [`Pipe::scan`] does, but puts what is
+    /// for the target straight into the pipe and data messages together first.
+    pub(super) fn scan(&mut self, pipe: &mut Pipe, bytes: &[u8], rules: &Rules<'_>) -> Scan {
+        let mut read = 0;
+        let stop = loop {
+            let inside = !pipe.scanner.at_boundary();
+            let payload = pipe.scanner.payload(bytes.len() - read);
+            self.place(pipe, &bytes[read..read + payload]);
+            read += payload;
+            if pipe.data && payload > 0 {
+                rules.control.passed_data(rules.now);
+            }
+            if pipe.is_gap(rules.gap) {
+                break Stop::Boundary;
+            }
+            if !pipe.scanner.at_boundary() {
+                break Stop::End;
+            }
+            if inside && self.frame_ends(pipe) {
+                break Stop::Boundary;
+            }
+            if read == bytes.len() {
+                break Stop::End;
+            }
+            match pipe.next(&bytes[read..], rules) {
+                Next::Hungry => break Stop::Hungry,
+                Next::OwnPong(length) => read += length,
+                Next::Violation(reason) => break Stop::Violation(reason),
+                Next::Frame(header) => {
+                    let (head, rest) = bytes[read..].split_at(header.len);
+                    pipe.enter(&header, rest, rules);
+                    self.frame_begins(pipe, &header);
+                    self.place(pipe, head);
+                    read += header.len;
+                    if header.payload == 0 && self.frame_ends(pipe) {
+                        break Stop::Boundary;
+                    }
+                }
+            }
+        };
+        Scan { forward: 0, read, stop }
+    }
+
+    /// Bytes of the current frame go where the frame goes.
+    fn place(&mut self, pipe: &mut Pipe, bytes: &[u8]) {
+        if pipe.withheld {
+            self.raw.extend_from_slice(bytes);
+        } else if !bytes.is_empty() {
+            pipe.insert(bytes);
+        }
+    }
+
+    fn frame_begins(&mut self, pipe: &mut Pipe, header: &Header) {
+        self.last = header.fin;
+        if header.opcode.is_control() {
+            // A ping may overtake the fragments that are held; a Close is the
+            // last word, so what is held goes before it.
+            if header.opcode == Opcode::CLOSE {
+                pipe.insert(&self.release());
+            }
+            return;
+        }
+        if header.opcode != Opcode::CONTINUATION {
+            // A message that begins inside another is the upstream's to refuse.
+            pipe.insert(&self.release());
+            self.state = State::Holding;
+        }
+        let known = matches!(header.opcode, Opcode::TEXT | Opcode::BINARY | Opcode::CONTINUATION);
+        let length = (self.raw.len() + header.len) as u64;
+        let fits = length.saturating_add(header.payload) <= self.tap.max_bytes() as u64;
+        if self.state == State::Holding && (!known || header.rsv != 0 || !fits) {
+            pipe.insert(&self.release());
+        }
+        pipe.withheld = self.state == State::Holding;
+    }
+
+    /// The current frame is complete; true if its message was taken.
+    fn frame_ends(&mut self, pipe: &mut Pipe) -> bool {
+        if !pipe.data || !self.last {
+            return false;
+        }
+        let state = std::mem::replace(&mut self.state, State::Between);
+        if state != State::Holding {
+            return false;
+        }
+        let raw = std::mem::take(&mut self.raw);
+        let (message, text) = unwrap(&raw);
+        if !self.tap.takes(&message, text) {
+            pipe.insert(&raw);
+            return false;
+        }
+        self.verdict = Some(self.tap.take(message, text));
+        true
+    }
+}
+
+/// The payload of a message's whole raw frames, and whether it is text.
+fn unwrap(raw: &[u8]) -> (Vec<u8>, bool) {
+    let (mut message, mut text, mut rest) = (Vec::with_capacity(raw.len()), false, raw);
+    while let Ok(Some(header)) = Header::parse(rest) {
+        let after = &rest[header.len..];
+        let length = usize::try_from(header.payload).map_or(after.len(), |n| n.min(after.len()));
+        let (payload, next) = after.split_at(length);
+        let start = message.len();
+        message.extend_from_slice(payload);
+        apply_mask(&mut message[start..], header.mask.unwrap_or_default(), 0);
+        text |= header.opcode == Opcode::TEXT;
+        rest = next;
+    }
+    (message, text)
+}

@@ -1,0 +1,289 @@
+//! sockgate as the server end of a WebSocket, before there is an upstream:
+//! the one message that may authenticate a client, and refusals that a client
+//! can read (RFC 6455 §5.4–5.6, §7).
+//!
+//! Unlike the relay it judges frames by the RFC, since nobody else will.
+
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Duration, timeout};
+
+use super::CLOSING;
+use super::frame::{
+    FrameScanner, Header, MAX_CONTROL_PAYLOAD, Opcode, Step, apply_mask, encode_close, encode_frame,
+};
+use crate::stream::Stream;
+
+/// The server end of an upgraded stream.
+pub struct Endpoint<S = Stream> {
+    stream: S,
+    /// Read and not looked at yet; always begins with a frame.
+    incoming: BytesMut,
+    /// Whole frames that are on their way to the client.
+    outgoing: BytesMut,
+    /// The fragments of the message that is being read.
+    message: Vec<u8>,
+    /// Whether that message is text, once it has begun.
+    text: Option<bool>,
+    /// Control frames seen so far.
+    controls: u32,
+    close_sent: bool,
+    close_seen: bool,
+}
+
+/// A whole message of the client.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FirstMessage {
+    /// Its payload, unmasked.
+    pub payload: Vec<u8>,
+    /// Whether it is a text message; its payload is then UTF-8.
+    pub text: bool,
+}
+
+/// Why there is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// The client broke the protocol: close with 1002.
+    #[error("the client broke the WebSocket protocol")]
+    ProtocolError,
+    /// A text message is not UTF-8: close with 1007.
+    #[error("the client sent a text message that is not UTF-8")]
+    NotUtf8,
+    /// The message, or what came around it, is larger than allowed.
+    #[error("the client's message is too large")]
+    TooLarge,
+    /// The client closed or vanished; its Close has been answered.
+    #[error("the client is gone")]
+    Gone {
+        /// The client's close code; 1005 for an empty Close, 1006 for none.
+        code: u16,
+    },
+}
+
+impl EndpointError {
+    /// The close code that RFC 6455 has for it, if there is one.
+    pub fn close_code(self) -> Option<u16> {
+        match self {
+            EndpointError::ProtocolError => Some(1002),
+            EndpointError::NotUtf8 => Some(1007),
+            EndpointError::TooLarge => Some(1009),
+            EndpointError::Gone { .. } => None,
+        }
+    }
+}
+
+/// How many control frames may come around one message.
+const MAX_CONTROLS: u32 = 64;
+
+/// How much is read at once.
+const CHUNK: usize = 4096;
+
+/// How long a closed client may take to end its side of the socket.
+const DRAIN: Duration = Duration::from_millis(500);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Endpoint<S> {
+    /// The server end of `stream`; `ahead` was read behind the handshake.
+    pub fn new(stream: S, ahead: Bytes) -> Endpoint<S> {
+        Endpoint {
+            stream,
+            incoming: BytesMut::from(&ahead[..]),
+            outgoing: BytesMut::new(),
+            message: Vec::new(),
+            text: None,
+            controls: 0,
+            close_sent: false,
+            close_seen: false,
+        }
+    }
+
+    /// The client's next message, of at most `max_bytes` payload, fragmented
+    /// or not. Pings in between are answered.
+    ///
+    /// Cancel safe: a later call or [`Endpoint::close`] goes on where this one
+    /// was.
+    pub async fn read_message(&mut self, max_bytes: usize) -> Result<FirstMessage, EndpointError> {
+        self.controls = 0;
+        loop {
+            self.flush().await.map_err(|_| EndpointError::Gone { code: 1006 })?;
+            let Some(header) = self.judged_header(max_bytes)? else {
+                self.read_more().await?;
+                continue;
+            };
+            // Bounded: the header has been judged against the limit.
+            let length = usize::try_from(header.payload).map_err(|_| EndpointError::TooLarge)?;
+            if self.incoming.len() < header.len + length {
+                self.read_more().await?;
+                continue;
+            }
+            self.incoming.advance(header.len);
+            let mut payload = self.incoming.split_to(length);
+            apply_mask(&mut payload, header.mask.unwrap_or_default(), 0);
+            if header.opcode.is_control() {
+                self.control(&header, &payload).await?;
+                continue;
+            }
+            self.message.extend_from_slice(&payload);
+            let text = *self.text.get_or_insert(header.opcode == Opcode::TEXT);
+            if header.fin {
+                self.text = None;
+                let payload = std::mem::take(&mut self.message);
+                if text && std::str::from_utf8(&payload).is_err() {
+                    return Err(EndpointError::NotUtf8);
+                }
+                return Ok(FirstMessage { payload, text });
+            }
+        }
+    }
+
+    /// Sends one text or binary message.
+    pub async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> io::Result<()> {
+        self.outgoing.extend_from_slice(&encode_frame(opcode, payload, None));
+        self.flush().await
+    }
+
+    /// The closing handshake (RFC 6455 §7.1.1–7.1.2) and the end of the socket:
+    /// a Close, the client's answer, at most 2 s in all.
+    pub async fn close(mut self, code: u16, text: &str) {
+        let _ = timeout(CLOSING, self.shake_hands(code, text)).await;
+        let ended = async {
+            self.stream.shutdown().await?;
+            // Unread bytes would turn the FIN into a reset, and the client
+            // could lose the Close.
+            let mut sink = BytesMut::with_capacity(CHUNK);
+            while self.stream.read_buf(&mut sink).await? > 0 {
+                sink.clear();
+            }
+            io::Result::Ok(())
+        };
+        let _ = timeout(DRAIN, ended).await;
+    }
+
+    /// The stream, and what was read of it beyond the last message.
+    pub fn into_parts(self) -> (S, Bytes) {
+        (self.stream, Bytes::copy_from_slice(&self.incoming))
+    }
+
+    async fn shake_hands(&mut self, code: u16, text: &str) -> io::Result<()> {
+        if !self.close_sent {
+            self.close_sent = true;
+            self.outgoing.extend_from_slice(&encode_close(code, text, None));
+        }
+        self.flush().await?;
+        let mut scanner = FrameScanner::default();
+        let mut lost = false;
+        while !self.close_seen {
+            match scanner.step(&self.incoming) {
+                Ok(Step::Header(header)) if !lost => {
+                    self.close_seen = header.opcode == Opcode::CLOSE;
+                    self.incoming.advance(header.len);
+                    continue;
+                }
+                Ok(Step::Payload(count)) if !lost => {
+                    self.incoming.advance(count);
+                    continue;
+                }
+                Ok(Step::More) if !lost => {}
+                // No boundary can be found any more, only the end of the stream.
+                Ok(_) | Err(_) => {
+                    lost = true;
+                    self.incoming.clear();
+                }
+            }
+            self.incoming.reserve(CHUNK);
+            if self.stream.read_buf(&mut self.incoming).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The header of the next frame, once it is there and if it may come now.
+    fn judged_header(&self, max_bytes: usize) -> Result<Option<Header>, EndpointError> {
+        let header = match Header::parse(&self.incoming) {
+            Ok(Some(header)) => header,
+            Ok(None) => return Ok(None),
+            Err(_) => return Err(EndpointError::ProtocolError),
+        };
+        let continues = self.text.is_some();
+        let fits = match header.opcode {
+            Opcode::TEXT | Opcode::BINARY => !continues,
+            Opcode::CONTINUATION => continues,
+            Opcode::CLOSE | Opcode::PING | Opcode::PONG => {
+                header.fin && header.payload <= MAX_CONTROL_PAYLOAD as u64
+            }
+            _ => false,
+        };
+        if header.mask.is_none() || header.rsv != 0 || !fits {
+            return Err(EndpointError::ProtocolError);
+        }
+        let total = (self.message.len() as u64).saturating_add(header.payload);
+        let controls = self.controls >= MAX_CONTROLS;
+        if header.opcode.is_control() && controls
+            || !header.opcode.is_control() && total > max_bytes as u64
+        {
+            return Err(EndpointError::TooLarge);
+        }
+        Ok(Some(header))
+    }
+
+    async fn control(&mut self, header: &Header, payload: &[u8]) -> Result<(), EndpointError> {
+        self.controls += 1;
+        match header.opcode {
+            Opcode::PING => {
+                self.outgoing.extend_from_slice(&encode_frame(Opcode::PONG, payload, None));
+                Ok(())
+            }
+            Opcode::CLOSE => {
+                self.close_seen = true;
+                let code = received_code(payload)?;
+                self.close_sent = true;
+                let echo = if code == 1005 { &[] } else { &payload[..2] };
+                self.outgoing.extend_from_slice(&encode_frame(Opcode::CLOSE, echo, None));
+                // Whether the answer arrives is the client's loss alone.
+                let _ = self.flush().await;
+                Err(EndpointError::Gone { code })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads once more; the end of the stream is an error here.
+    async fn read_more(&mut self) -> Result<(), EndpointError> {
+        self.incoming.reserve(CHUNK);
+        match self.stream.read_buf(&mut self.incoming).await {
+            Ok(1..) => Ok(()),
+            Ok(0) | Err(_) => Err(EndpointError::Gone { code: 1006 }),
+        }
+    }
+
+    /// Writes what waits. Cancelled half-way, it goes on at the right byte.
+    async fn flush(&mut self) -> io::Result<()> {
+        if self.outgoing.is_empty() {
+            return Ok(());
+        }
+        while !self.outgoing.is_empty() {
+            if self.stream.write_buf(&mut self.outgoing).await? == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+        }
+        self.outgoing = BytesMut::new();
+        self.stream.flush().await
+    }
+}
+
+/// The code of a Close's unmasked payload, if RFC 6455 §5.5.1 and §7.4 allow it.
+fn received_code(payload: &[u8]) -> Result<u16, EndpointError> {
+    let code = match payload {
+        [] => return Ok(1005),
+        [high, low, reason @ ..] if std::str::from_utf8(reason).is_ok() => {
+            u16::from_be_bytes([*high, *low])
+        }
+        [..] => return Err(EndpointError::ProtocolError),
+    };
+    match code {
+        1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(code),
+        _ => Err(EndpointError::ProtocolError),
+    }
+}

@@ -1,0 +1,273 @@
+//! Frame headers (RFC 6455 §5.2): following them through a byte stream without
+//! touching payload, and writing the few frames that sockgate itself sends.
+//!
+//! Nothing here judges a frame. Reserved opcodes and bits, missing masks and
+//! oversized control frames are for the peer to refuse; only a length that
+//! cannot exist is an error, since no boundary can be found behind it.
+
+/// The longest header: 2 bytes, a 64-bit length, a mask.
+pub const MAX_HEADER: usize = 14;
+
+/// The longest payload of a control frame (RFC 6455 §5.5).
+pub const MAX_CONTROL_PAYLOAD: usize = 125;
+
+/// A frame's opcode, as it is on the wire; reserved values included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opcode(u8);
+
+/// One frame's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What kind of frame it is.
+    pub opcode: Opcode,
+    /// Whether it is the last of its message.
+    pub fin: bool,
+    /// The three reserved bits, in the low bits.
+    pub rsv: u8,
+    /// The masking key, if the payload is masked.
+    pub mask: Option<[u8; 4]>,
+    /// The length of the payload.
+    pub payload: u64,
+    /// The length of the header itself.
+    pub len: usize,
+}
+
+/// A payload length with its top bit set, which RFC 6455 §5.2 rules out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a frame's payload length has its most significant bit set")]
+pub struct Malformed;
+
+/// Where in its frames one direction of a connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameScanner {
+    remaining: u64,
+}
+
+/// What the scanner found at the front of the bytes that it was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// So many bytes are payload of the current frame.
+    Payload(usize),
+    /// A header; its payload follows.
+    Header(Header),
+    /// The beginning of a header: show the same bytes again with more behind.
+    More,
+}
+
+impl Opcode {
+    /// A continued message.
+    pub const CONTINUATION: Opcode = Opcode(0);
+    /// A text message begins.
+    pub const TEXT: Opcode = Opcode(1);
+    /// A binary message begins.
+    pub const BINARY: Opcode = Opcode(2);
+    /// The closing handshake.
+    pub const CLOSE: Opcode = Opcode(8);
+    /// A ping.
+    pub const PING: Opcode = Opcode(9);
+    /// A pong.
+    pub const PONG: Opcode = Opcode(10);
+
+    /// The four bits of the wire.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Whether the frame is a control frame (RFC 6455 §5.5), reserved or not.
+    pub fn is_control(self) -> bool {
+        self.0 & 0x8 != 0
+    }
+}
+
+impl Header {
+    /// Reads a header from the front of `bytes`; `None` if it is incomplete.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
+        let [first, second, rest @ ..] = bytes else { return Ok(None) };
+        let (payload, rest) = match (second & 0x7f, rest) {
+            (126, [a, b, rest @ ..]) => (u64::from(u16::from_be_bytes([*a, *b])), rest),
+            (127, [a, b, c, d, e, f, g, h, rest @ ..]) => {
+                (u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), rest)
+            }
+            // Already the first length byte tells that the length is impossible.
+            (127, [top, ..]) if top & 0x80 != 0 => return Err(Malformed),
+            (126 | 127, _) => return Ok(None),
+            (short, rest) => (u64::from(short), rest),
+        };
+        if payload >> 63 != 0 {
+            return Err(Malformed);
+        }
+        let (mask, rest) = match (second & 0x80 != 0, rest) {
+            (false, rest) => (None, rest),
+            (true, [a, b, c, d, rest @ ..]) => (Some([*a, *b, *c, *d]), rest),
+            (true, _) => return Ok(None),
+        };
+        Ok(Some(Header {
+            opcode: Opcode(first & 0x0f),
+            fin: first & 0x80 != 0,
+            rsv: first >> 4 & 0x7,
+            mask,
+            payload,
+            len: bytes.len() - rest.len(),
+        }))
+    }
+}
+
+impl FrameScanner {
+    /// Whether the next byte begins a frame.
+    pub fn at_boundary(&self) -> bool {
+        self.remaining == 0
+    }
+
+    /// How many of `available` bytes are payload of the current frame; they
+    /// count as seen.
+    pub fn payload(&mut self, available: usize) -> usize {
+        let taken = usize::try_from(self.remaining).map_or(available, |left| left.min(available));
+        self.remaining -= taken as u64;
+        taken
+    }
+
+    /// Goes past `header`: what follows is its payload.
+    pub fn enter(&mut self, header: &Header) {
+        self.remaining = header.payload;
+    }
+
+    /// Looks at the front of `bytes` and goes past what it returns.
+    pub fn step(&mut self, bytes: &[u8]) -> Result<Step, Malformed> {
+        if !self.at_boundary() && !bytes.is_empty() {
+            return Ok(Step::Payload(self.payload(bytes.len())));
+        }
+        Ok(match Header::parse(bytes)? {
+            Some(header) => {
+                self.enter(&header);
+                Step::Header(header)
+            }
+            None => Step::More,
+        })
+    }
+}
+
+/// Masks or unmasks `bytes`, the payload from its byte `offset` on (§5.3).
+pub fn apply_mask(bytes: &mut [u8], mask: [u8; 4], offset: usize) {
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte ^= mask[(offset + index) % 4];
+    }
+}
+
+/// One whole, final frame. A mask is for frames to an upstream.
+pub fn encode_frame(opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(MAX_HEADER + payload.len());
+    let masked = if mask.is_some() { 0x80 } else { 0 };
+    frame.push(0x80 | opcode.0);
+    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+        (Ok(short @ 0..=125), _) => frame.push(masked | short),
+        (_, Ok(medium)) => {
+            frame.push(masked | 126);
+            frame.extend_from_slice(&medium.to_be_bytes());
+        }
+        (_, Err(_)) => {
+            frame.push(masked | 127);
+            frame.extend_from_slice(&(payload.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&mask.unwrap_or_default()[..if mask.is_some() { 4 } else { 0 }]);
+    let start = frame.len();
+    frame.extend_from_slice(payload);
+    if let Some(mask) = mask {
+        apply_mask(&mut frame[start..], mask, 0);
+    }
+    frame
+}
+
+/// A Close frame (§5.5.1); a reason that is too long is cut between characters.
+pub fn encode_close(code: u16, reason: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
+    let mut end = reason.len().min(MAX_CONTROL_PAYLOAD - 2);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut payload = code.to_be_bytes().to_vec();
+    payload.extend_from_slice(&reason.as_bytes()[..end]);
+    encode_frame(Opcode::CLOSE, &payload, mask)
+}
+
+/// A Ping frame to a client (§5.5.2), unmasked.
+pub fn encode_ping(token: [u8; 8]) -> [u8; 10] {
+    let mut frame = [0x80 | Opcode::PING.0, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    frame[2..].copy_from_slice(&token);
+    frame
+}
+
+/// The code of a Close frame of which `payload` holds at least the first two
+/// bytes that it has, still masked: 1005 for an empty one (§7.1.5).
+pub fn close_code(header: &Header, payload: &[u8]) -> u16 {
+    match (header.payload, payload) {
+        (2.., [high, low, ..]) => {
+            let mask = header.mask.unwrap_or_default();
+            u16::from_be_bytes([high ^ mask[0], low ^ mask[1]])
+        }
+        _ => 1005,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoded_headers_read_back_at_every_length_form() {
+        for length in [0, 1, 125, 126, 65_535, 65_536] {
+            for mask in [None, Some([1, 2, 3, 4])] {
+                let frame = encode_frame(Opcode::BINARY, &vec![7; length], mask);
+                let header = Header::parse(&frame).unwrap().unwrap();
+                assert_eq!(header.payload, length as u64);
+                assert_eq!(header.mask, mask);
+                assert_eq!(header.len + length, frame.len());
+                for cut in 0..header.len {
+                    assert_eq!(Header::parse(&frame[..cut]), Ok(None), "{length} cut at {cut}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_with_the_top_bit_is_the_only_error() {
+        assert_eq!(Header::parse(&[0x82, 127, 0x80]), Err(Malformed));
+        let strange = [0xff, 126, 0, 1];
+        let header = Header::parse(&strange).unwrap().unwrap();
+        assert_eq!((header.opcode.bits(), header.rsv, header.payload), (15, 7, 1));
+    }
+
+    #[test]
+    fn the_scanner_follows_frames_byte_by_byte() {
+        let mut stream = encode_frame(Opcode::TEXT, b"hello", Some([9, 8, 7, 6]));
+        stream.extend(encode_close(1000, "bye", None));
+        let mut scanner = FrameScanner::default();
+        let (mut opcodes, mut waiting) = (Vec::new(), Vec::new());
+        for byte in stream {
+            waiting.push(byte);
+            match scanner.step(&waiting).unwrap() {
+                Step::More => continue,
+                Step::Header(header) => opcodes.push(header.opcode),
+                Step::Payload(count) => assert_eq!(count, 1),
+            }
+            waiting.clear();
+        }
+        assert_eq!(opcodes, [Opcode::TEXT, Opcode::CLOSE]);
+        assert!(scanner.at_boundary() && waiting.is_empty());
+    }
+
+    #[test]
+    fn close_reasons_are_cut_between_characters() {
+        let frame = encode_close(4001, &"é".repeat(100), None);
+        assert_eq!(frame.len(), 2 + 2 + 122);
+        assert!(std::str::from_utf8(&frame[4..]).is_ok());
+    }
+
+    #[test]
+    fn close_codes_are_unmasked() {
+        let frame = encode_close(4003, "", Some([0xaa, 0xbb, 0xcc, 0xdd]));
+        let header = Header::parse(&frame).unwrap().unwrap();
+        assert_eq!(close_code(&header, &frame[header.len..]), 4003);
+        let empty = Header::parse(&[0x88, 0]).unwrap().unwrap();
+        assert_eq!(close_code(&empty, &[]), 1005);
+    }
+}

@@ -1,0 +1,528 @@
+//! One direction of a connection: read from the source, follow the frames,
+//! write to the target, and keep bytes only while the target takes none.
+//!
+//! A pipe never reads while it keeps bytes that it is to forward, so what it
+//! holds is bounded by one read. It knows nothing of the other direction.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::assembly::Assembly;
+use super::control::{Control, Direction};
+use super::frame::{FrameScanner, Header, Opcode, close_code};
+use crate::close::Reason;
+
+/// One direction's state.
+#[derive(Default)]
+pub(super) struct Pipe {
+    pub(super) scanner: FrameScanner,
+    /// Payload bytes of the message that the source is sending.
+    message: u64,
+    /// Bytes for the target that it has not taken, from `at` on.
+    out: Vec<u8>,
+    at: usize,
+    /// Bytes from the source that are not forwarded yet: what came with the
+    /// handshake, a frame head that is not complete, or what follows a stop.
+    unread: Box<[u8]>,
+    /// `unread` says nothing without more behind it.
+    hungry: bool,
+    pub(super) course: Course,
+    pub(super) source: Source,
+    pub(super) target: Target,
+    /// The source ended inside a frame, whose beginning has been passed on.
+    pub(super) cut: bool,
+    /// The code of the source's own Close frame, once it was seen.
+    pub(super) peer_close: Option<u16>,
+    /// A Close was put on the way to the target, the source's or sockgate's.
+    pub(super) target_closed: bool,
+    /// A fragmented message is on its way to the target.
+    pub(super) in_message: bool,
+    /// The current frame is a data frame.
+    pub(super) data: bool,
+    /// The current frame is not being passed to the target.
+    pub(super) withheld: bool,
+    unflushed: bool,
+    stalled: bool,
+}
+
+/// What happens to what the source sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Course {
+    /// It is passed on.
+    #[default]
+    Pass,
+    /// It is passed on up to the end of the frame; then a Close is due.
+    Finish,
+    /// It is read for its Close frame and dropped.
+    Discard,
+    /// The same, but frame boundaries are lost.
+    Blind,
+}
+
+/// What is known of the peer that a pipe reads from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Source {
+    #[default]
+    Open,
+    /// It ended in order.
+    Ended,
+    /// Its connection broke.
+    Reset,
+}
+
+/// What is known of the peer that a pipe writes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Target {
+    #[default]
+    Open,
+    /// Its write side was shut down.
+    Shut,
+    /// It takes nothing any more.
+    Broken,
+}
+
+/// What a pipe must know to take a step.
+pub(super) struct Rules<'a> {
+    pub(super) direction: Direction,
+    pub(super) control: &'a Control,
+    pub(super) now: u32,
+    /// The most payload bytes of one message.
+    pub(super) limit: u64,
+    /// The payload of sockgate's own pings, whose pongs stop here.
+    pub(super) token: Option<[u8; 8]>,
+    /// Where something waits to be put in.
+    pub(super) gap: Gap,
+}
+
+/// A place where sockgate's own frames may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gap {
+    /// Nothing waits.
+    None,
+    /// Between two frames.
+    Frames,
+    /// Between two messages.
+    Messages,
+}
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// Nothing can be done until a waker fires.
+    Nothing,
+    /// Something was read or written.
+    Something,
+    /// The source broke a rule with the frame that comes next.
+    Violation(Reason),
+}
+
+/// Where a scan stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// At the end of the bytes.
+    End,
+    /// Before a frame head that needs more bytes.
+    Hungry,
+    /// Between two frames, as asked, or until a tap has judged a message.
+    Boundary,
+    /// Before a frame that must not pass.
+    Violation(Reason),
+}
+
+/// What the next frame is to the pipe.
+pub(super) enum Next {
+    Hungry,
+    /// So many bytes are the answer to sockgate's own ping.
+    OwnPong(usize),
+    Violation(Reason),
+    Frame(Header),
+}
+
+/// How far a scan came.
+pub(super) struct Scan {
+    /// So many bytes at the front are for the target.
+    pub(super) forward: usize,
+    /// So many bytes were looked at.
+    pub(super) read: usize,
+    pub(super) stop: Stop,
+}
+
+impl Pipe {
+    /// A pipe that first writes `greeting`, then carries `ahead`.
+    pub(super) fn new(greeting: &Bytes, ahead: &Bytes) -> Pipe {
+        Pipe { out: greeting.to_vec(), unread: Box::from(&ahead[..]), ..Pipe::default() }
+    }
+
+    /// Whether the target is in the middle of a frame.
+    pub(super) fn mid_frame(&self) -> bool {
+        self.cut || (!self.scanner.at_boundary() && !self.withheld)
+    }
+
+    /// Whether the target is at such a place.
+    pub(super) fn is_gap(&self, gap: Gap) -> bool {
+        match gap {
+            Gap::None => false,
+            Gap::Frames => !self.mid_frame(),
+            Gap::Messages => !self.mid_frame() && !self.in_message,
+        }
+    }
+
+    /// Whether all that the target is to get has been handed to it.
+    pub(super) fn is_clear(&self) -> bool {
+        self.target == Target::Broken || (self.out.is_empty() && !self.unflushed)
+    }
+
+    /// Whether nothing more is passed on.
+    pub(super) fn is_discarding(&self) -> bool {
+        matches!(self.course, Course::Discard | Course::Blind)
+    }
+
+    /// Puts whole frames on the way to the target.
+    pub(super) fn insert(&mut self, frames: &[u8]) {
+        self.out.reserve_exact(frames.len());
+        self.out.extend_from_slice(frames);
+    }
+
+    /// Drops what the source sends from now on.
+    pub(super) fn discard(&mut self) {
+        if self.course != Course::Blind {
+            self.course = Course::Discard;
+        }
+    }
+
+    /// Writes what waits, then reads and carries once.
+    pub(super) fn step<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        reader: &mut R,
+        writer: &mut W,
+        context: &mut Context<'_>,
+        scratch: &mut [u8],
+        rules: &Rules<'_>,
+        assembly: Option<&mut Assembly>,
+    ) -> Moved {
+        let waited = !self.is_clear();
+        let clear = self.settle(writer, context, rules);
+        let wrote = if waited && clear { Moved::Something } else { Moved::Nothing };
+        let judging = assembly.as_ref().is_some_and(|assembly| assembly.is_judging());
+        if self.source != Source::Open || (!self.is_discarding() && (!clear || judging)) {
+            return wrote;
+        }
+        let moved = match self.fill(reader, context, scratch, rules) {
+            Poll::Pending => return wrote,
+            Poll::Ready(Ok(count @ 1..)) => {
+                let bytes = &mut scratch[..count];
+                self.carry(writer, context, bytes, rules, assembly)
+            }
+            Poll::Ready(Ok(0)) => self.end(Source::Ended, assembly),
+            // TLS without close_notify: the peer is gone all the same.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.end(Source::Ended, assembly)
+            }
+            Poll::Ready(Err(_)) => self.end(Source::Reset, assembly),
+        };
+        self.settle(writer, context, rules);
+        moved
+    }
+
+    /// Shuts the target's write side down; true once that is done.
+    pub(super) fn shut<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        context: &mut Context<'_>,
+    ) -> bool {
+        if self.target == Target::Open {
+            self.target = match Pin::new(writer).poll_shutdown(context) {
+                Poll::Ready(Ok(())) => Target::Shut,
+                Poll::Ready(Err(_)) => Target::Broken,
+                Poll::Pending => return false,
+            };
+        }
+        true
+    }
+
+    /// Follows the frames in `bytes`, passes on what may pass and keeps the rest.
+    fn carry<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        context: &mut Context<'_>,
+        bytes: &mut [u8],
+        rules: &Rules<'_>,
+        assembly: Option<&mut Assembly>,
+    ) -> Moved {
+        let tally = rules.control.tally(rules.direction);
+        let scan = match assembly {
+            Some(assembly) if !self.is_discarding() => {
+                let scan = assembly.scan(self, bytes, rules);
+                tally.add_bytes(scan.read);
+                scan
+            }
+            Some(_) | None => self.scan(bytes, rules),
+        };
+        self.hungry = scan.stop == Stop::Hungry;
+        if scan.read < bytes.len() {
+            self.keep_unread(&bytes[scan.read..]);
+        }
+        if scan.forward > 0 && !self.is_discarding() {
+            tally.add_bytes(scan.forward);
+            self.write(writer, context, &bytes[..scan.forward]);
+        }
+        match scan.stop {
+            Stop::Violation(_) if self.is_discarding() => {
+                self.course = Course::Blind;
+                self.unread = Box::default();
+                Moved::Something
+            }
+            Stop::Violation(reason) => Moved::Violation(reason),
+            Stop::End | Stop::Hungry | Stop::Boundary => Moved::Something,
+        }
+    }
+
+    /// Follows the frames in `bytes` and moves what is for the target to the
+    /// front, which costs nothing unless one of our own pongs is cut out.
+    fn scan(&mut self, bytes: &mut [u8], rules: &Rules<'_>) -> Scan {
+        if self.course == Course::Blind {
+            return Scan { forward: 0, read: bytes.len(), stop: Stop::End };
+        }
+        let (mut forward, mut read) = (0, 0);
+        let mut data = false;
+        let stop = loop {
+            let payload = self.scanner.payload(bytes.len() - read);
+            data |= self.data && payload > 0;
+            close_up(bytes, read, payload, &mut forward);
+            read += payload;
+            if !self.scanner.at_boundary() {
+                break Stop::End;
+            }
+            if self.is_gap(rules.gap) && !self.is_discarding() {
+                break Stop::Boundary;
+            }
+            if read == bytes.len() {
+                break Stop::End;
+            }
+            match self.next(&bytes[read..], rules) {
+                Next::Hungry => break Stop::Hungry,
+                Next::OwnPong(length) => read += length,
+                Next::Violation(reason) => break Stop::Violation(reason),
+                Next::Frame(header) => {
+                    self.enter(&header, &bytes[read + header.len..], rules);
+                    data |= self.data;
+                    close_up(bytes, read, header.len, &mut forward);
+                    read += header.len;
+                }
+            }
+        };
+        if data && !self.is_discarding() {
+            rules.control.passed_data(rules.now);
+        }
+        Scan { forward, read, stop }
+    }
+
+    /// What the frame is that begins with `bytes`; changes nothing.
+    pub(super) fn next(&self, bytes: &[u8], rules: &Rules<'_>) -> Next {
+        let header = match Header::parse(bytes) {
+            Ok(Some(header)) => header,
+            Ok(None) => return Next::Hungry,
+            Err(_) => return Next::Violation(Reason::ProtocolError),
+        };
+        let payload = &bytes[header.len..];
+        if header.opcode.is_control() {
+            if header.opcode == Opcode::CLOSE && header.payload >= 2 && payload.len() < 2 {
+                return Next::Hungry;
+            }
+            if let Some(token) = rules.token.filter(|_| may_answer_ping(&header)) {
+                return match payload.get(..token.len()) {
+                    None => Next::Hungry,
+                    Some(masked) if answers(&header, masked, token) => {
+                        Next::OwnPong(header.len + token.len())
+                    }
+                    Some(_) => Next::Frame(header),
+                };
+            }
+        } else if !self.is_discarding() {
+            let before = if header.opcode == Opcode::CONTINUATION { self.message } else { 0 };
+            if before.saturating_add(header.payload) > rules.limit {
+                return Next::Violation(Reason::MessageTooLarge);
+            }
+        }
+        Next::Frame(header)
+    }
+
+    /// Goes into a frame whose payload begins with `payload`.
+    pub(super) fn enter(&mut self, header: &Header, payload: &[u8], rules: &Rules<'_>) {
+        self.scanner.enter(header);
+        self.data = !header.opcode.is_control();
+        self.withheld = self.is_discarding();
+        if header.opcode == Opcode::CLOSE && self.peer_close.is_none() {
+            self.peer_close = Some(close_code(header, payload));
+        }
+        if self.withheld {
+            return;
+        }
+        self.target_closed |= header.opcode == Opcode::CLOSE;
+        rules.control.tally(rules.direction).add_frame(header.opcode);
+        if self.data {
+            let before = if header.opcode == Opcode::CONTINUATION { self.message } else { 0 };
+            self.message = if header.fin { 0 } else { before.saturating_add(header.payload) };
+            self.in_message = !header.fin;
+        }
+    }
+
+    /// Puts bytes into the scratch buffer: those from before, or a new read.
+    fn fill<R: AsyncRead + Unpin>(
+        &mut self,
+        reader: &mut R,
+        context: &mut Context<'_>,
+        scratch: &mut [u8],
+        rules: &Rules<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let kept = self.unread.len().min(scratch.len());
+        if kept > 0 && !self.hungry {
+            scratch[..kept].copy_from_slice(&self.unread[..kept]);
+            self.unread = Box::from(&self.unread[kept..]);
+            return Poll::Ready(Ok(kept));
+        }
+        let mut buffer = ReadBuf::new(&mut scratch[kept..]);
+        match Pin::new(reader).poll_read(context, &mut buffer) {
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                let count = kept + buffer.filled().len();
+                if kept > 0 {
+                    scratch[..kept].copy_from_slice(&self.unread);
+                    self.unread = Box::default();
+                }
+                if rules.direction == Direction::Up {
+                    rules.control.heard_client(rules.now);
+                }
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(0)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Keeps bytes to be looked at later, before those that are kept already.
+    fn keep_unread(&mut self, bytes: &[u8]) {
+        self.unread = if self.unread.is_empty() {
+            Box::from(bytes)
+        } else {
+            [bytes, &self.unread].concat().into_boxed_slice()
+        };
+    }
+
+    /// The source is at its end: what was held back of a frame goes out.
+    fn end(&mut self, source: Source, assembly: Option<&mut Assembly>) -> Moved {
+        self.source = source;
+        if !self.is_discarding() {
+            self.cut = !self.unread.is_empty() || !self.scanner.at_boundary();
+            if let Some(assembly) = assembly {
+                self.insert(&assembly.release());
+            }
+            let unread = std::mem::take(&mut self.unread);
+            self.insert(&unread);
+        }
+        Moved::Something
+    }
+
+    /// Hands `bytes` to the target and keeps what it does not take.
+    fn write<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        context: &mut Context<'_>,
+        mut bytes: &[u8],
+    ) {
+        self.unflushed = true;
+        while self.out.is_empty() && !bytes.is_empty() {
+            match Pin::new(&mut *writer).poll_write(context, bytes) {
+                Poll::Ready(Ok(count @ 1..)) => bytes = &bytes[count.min(bytes.len())..],
+                Poll::Ready(Ok(0) | Err(_)) => return self.break_target(),
+                Poll::Pending => break,
+            }
+        }
+        if !bytes.is_empty() {
+            self.insert(bytes);
+        }
+    }
+
+    /// Writes what is kept and flushes; true if nothing waits any more.
+    fn settle<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        context: &mut Context<'_>,
+        rules: &Rules<'_>,
+    ) -> bool {
+        if self.is_clear() {
+            return true;
+        }
+        let before = self.at;
+        let done = self.poll_out(writer, context);
+        if done {
+            self.out = Vec::new();
+            self.at = 0;
+            if self.stalled {
+                rules.control.stalled(rules.direction, None);
+            }
+        } else if !self.stalled || self.at > before {
+            rules.control.stalled(rules.direction, Some(rules.now));
+        }
+        self.stalled = !done;
+        done
+    }
+
+    fn poll_out<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        context: &mut Context<'_>,
+    ) -> bool {
+        while self.at < self.out.len() {
+            self.unflushed = true;
+            match Pin::new(&mut *writer).poll_write(context, &self.out[self.at..]) {
+                Poll::Ready(Ok(count @ 1..)) => self.at += count,
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.break_target();
+                    return true;
+                }
+                Poll::Pending => return false,
+            }
+        }
+        match Pin::new(writer).poll_flush(context) {
+            Poll::Ready(Ok(())) => self.unflushed = false,
+            Poll::Ready(Err(_)) => self.break_target(),
+            Poll::Pending => return false,
+        }
+        true
+    }
+
+    /// The target takes nothing any more. Its own last words may still be
+    /// unread, so only this direction ends.
+    fn break_target(&mut self) {
+        self.target = Target::Broken;
+        self.out = Vec::new();
+        self.at = 0;
+        self.discard();
+    }
+}
+
+/// Moves `length` bytes at `from` to the end of what is forwarded.
+fn close_up(bytes: &mut [u8], from: usize, length: usize, forward: &mut usize) {
+    if *forward != from && length > 0 {
+        bytes.copy_within(from..from + length, *forward);
+    }
+    *forward += length;
+}
+
+fn may_answer_ping(header: &Header) -> bool {
+    header.opcode == Opcode::PONG && header.payload == 8 && header.fin && header.rsv == 0
+}
+
+fn answers(header: &Header, masked: &[u8], token: [u8; 8]) -> bool {
+    let mask = header.mask.unwrap_or_default();
+    masked
+        .iter()
+        .zip(token)
+        .zip(mask.iter().cycle())
+        .all(|((byte, token), mask)| byte ^ mask == token)
+}

@@ -1,0 +1,439 @@
+//! The relay of one connection: two pipes, sockgate's own frames between
+//! theirs, and the order in which both sides end.
+//!
+//! One hand-written future, since it is paid per connection: no buffer while
+//! idle, and no timer before the closing handshake.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use super::CLOSING;
+use super::assembly::{Assembly, Tap, TapVerdict};
+use super::control::{Control, Direction};
+use super::frame::{encode_close, encode_ping};
+use super::pipe::{Course, Gap, Moved, Pipe, Rules, Source, Target};
+use super::scratch::Scratch;
+use crate::clock::Ticker;
+use crate::close::Reason;
+use crate::stream::Stream;
+
+/// What a route asks of the relay.
+#[derive(Clone, Debug, Default)]
+pub struct RelaySettings {
+    /// The most payload bytes of one message, as on the wire, either way.
+    pub message_bytes: Option<u64>,
+    /// Encoded frames for the client, before any from the upstream.
+    pub greeting: Bytes,
+}
+
+/// Who ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initiator {
+    /// The client.
+    Client,
+    /// The upstream.
+    Upstream,
+    /// sockgate.
+    Sockgate,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Whose doing it was.
+    pub initiator: Initiator,
+    /// The close code that travelled; 1005 for an empty Close, 1006 for none.
+    pub code: u16,
+    /// Why, unless a peer closed of its own accord.
+    pub reason: Option<Reason>,
+}
+
+/// Moves frames between `client` and `upstream`, both already upgraded, until
+/// both have ended. `client_ahead` and `upstream_ahead` are what was read
+/// behind the two handshakes.
+///
+/// Must be polled inside a tokio runtime with time enabled.
+#[expect(clippy::too_many_arguments, reason = "two peers with what was read ahead of each")]
+pub fn relay(
+    client: Stream,
+    client_ahead: Bytes,
+    upstream: Stream,
+    upstream_ahead: Bytes,
+    control: Arc<Control>,
+    ticker: Arc<Ticker>,
+    settings: RelaySettings,
+    tap: Option<Box<dyn Tap>>,
+) -> impl Future<Output = Ended> + Send {
+    let client = Peer { stream: client, ahead: client_ahead };
+    let upstream = Peer { stream: upstream, ahead: upstream_ahead };
+    Pump::new(client, upstream, control, ticker, &settings, tap)
+}
+
+/// One side, as it comes from its handshake.
+pub(super) struct Peer<S> {
+    pub(super) stream: S,
+    pub(super) ahead: Bytes,
+}
+
+/// The relay over any two byte streams.
+pub(super) struct Pump<C, U> {
+    client: C,
+    upstream: U,
+    up: Pipe,
+    down: Pipe,
+    control: Arc<Control>,
+    ticker: Arc<Ticker>,
+    limit: u64,
+    /// The payload of this connection's pings, once there was one.
+    token: Option<[u8; 8]>,
+    assembly: Option<Box<Assembly>>,
+    /// sockgate closes both sides with this.
+    closing: Option<(Reason, u16)>,
+    ended: Option<Ended>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// How many reads each way one poll makes before other tasks get a turn.
+const ROUNDS: usize = 16;
+
+impl<C, U> Pump<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    pub(super) fn new(
+        client: Peer<C>,
+        upstream: Peer<U>,
+        control: Arc<Control>,
+        ticker: Arc<Ticker>,
+        settings: &RelaySettings,
+        tap: Option<Box<dyn Tap>>,
+    ) -> Pump<C, U> {
+        Pump {
+            up: Pipe::new(&Bytes::new(), &client.ahead),
+            down: Pipe::new(&settings.greeting, &upstream.ahead),
+            client: client.stream,
+            upstream: upstream.stream,
+            control,
+            ticker,
+            limit: settings.message_bytes.unwrap_or(u64::MAX),
+            token: None,
+            assembly: tap.map(|tap| Box::new(Assembly::new(tap))),
+            closing: None,
+            ended: None,
+            deadline: None,
+        }
+    }
+
+    fn run(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
+        // Before anything spends the task's budget: a flood must not keep the
+        // deadline from being seen.
+        if self.is_overdue(context) {
+            return Poll::Ready(self.finish(context));
+        }
+        let mut scratch = Scratch::borrow();
+        let now = self.ticker.now();
+        for _ in 0..ROUNDS {
+            self.obey();
+            self.insert(now);
+            let up = self.step_up(context, &mut scratch, now);
+            let down = self.step_down(context, &mut scratch, now);
+            let judged = self.judge(context);
+            self.note_ends();
+            let inserted = self.insert(now);
+            let shut = self.shut(context);
+            if self.is_over() {
+                return Poll::Ready(self.finish(context));
+            }
+            if !(up | down | judged | inserted | shut) {
+                return self.rest(context);
+            }
+        }
+        context.waker().wake_by_ref();
+        self.rest(context)
+    }
+
+    /// Nothing more can be done now: the timer runs if one is due.
+    fn rest(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
+        if self.deadline.is_none() && self.is_winding_down() {
+            self.deadline = Some(Box::pin(sleep(CLOSING)));
+            if self.is_overdue(context) {
+                return Poll::Ready(self.finish(context));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn is_overdue(&mut self, context: &mut Context<'_>) -> bool {
+        self.deadline.as_mut().is_some_and(|sleep| sleep.as_mut().poll(context).is_ready())
+    }
+
+    /// Takes up a close that was requested from outside.
+    fn obey(&mut self) {
+        if self.closing.is_none()
+            && let Some((reason, code)) = self.control.requested()
+        {
+            self.close(Initiator::Sockgate, reason, code);
+        }
+    }
+
+    /// Both directions end at their next frame boundary, with a Close.
+    fn close(&mut self, initiator: Initiator, reason: Reason, code: u16) {
+        if self.closing.is_some() {
+            return;
+        }
+        self.note(initiator, code, Some(reason));
+        self.closing = Some((reason, code));
+        if let Some(assembly) = &mut self.assembly {
+            assembly.abandon();
+        }
+        for pipe in [&mut self.up, &mut self.down] {
+            if pipe.course == Course::Pass {
+                pipe.course = Course::Finish;
+            }
+        }
+    }
+
+    fn note(&mut self, initiator: Initiator, code: u16, reason: Option<Reason>) {
+        self.ended.get_or_insert(Ended { initiator, code, reason });
+    }
+
+    /// Puts sockgate's own frames where they may go; true if it did.
+    fn insert(&mut self, now: u32) -> bool {
+        if let Some((reason, code)) = self.closing {
+            let upstream_takes = self.down.source == Source::Open;
+            let client_takes = self.up.source != Source::Reset;
+            let up = insert_close(&mut self.up, upstream_takes, || {
+                let mask = rand::random::<u32>().to_ne_bytes();
+                encode_close(code, reason.text(), Some(mask))
+            });
+            let text = reason.text();
+            return insert_close(&mut self.down, client_takes, || encode_close(code, text, None))
+                | up;
+        }
+        let gap = self.gap();
+        if gap == Gap::None || !self.down.is_gap(gap) {
+            return false;
+        }
+        let mut inserted = false;
+        if let Some(assembly) = &mut self.assembly
+            && let Some(reply) = assembly.reply.take_if(|_| !self.down.in_message)
+        {
+            self.down.insert(&reply);
+            inserted = true;
+        }
+        if self.control.ping_requested() && self.down.is_clear() {
+            let token = *self.token.get_or_insert_with(|| rand::random::<u64>().to_ne_bytes());
+            self.down.insert(&encode_ping(token));
+            self.control.ping_sent(now);
+            inserted = true;
+        }
+        inserted
+    }
+
+    /// What place in the downward direction something waits for.
+    fn gap(&self) -> Gap {
+        if self.down.course == Course::Finish {
+            Gap::Frames
+        } else if self.down.course != Course::Pass || self.down.target_closed {
+            Gap::None
+        } else if self.control.ping_requested() {
+            Gap::Frames
+        } else if self.assembly.as_ref().is_some_and(|assembly| assembly.reply.is_some()) {
+            Gap::Messages
+        } else {
+            Gap::None
+        }
+    }
+
+    fn step_up(&mut self, context: &mut Context<'_>, scratch: &mut [u8], now: u32) -> bool {
+        let rules = Rules {
+            direction: Direction::Up,
+            control: &self.control,
+            now,
+            limit: self.limit,
+            token: self.token,
+            gap: if self.up.course == Course::Finish { Gap::Frames } else { Gap::None },
+        };
+        let (reader, writer) = (&mut self.client, &mut self.upstream);
+        let assembly = self.assembly.as_deref_mut();
+        let moved = self.up.step(reader, writer, context, scratch, &rules, assembly);
+        self.heed(moved)
+    }
+
+    fn step_down(&mut self, context: &mut Context<'_>, scratch: &mut [u8], now: u32) -> bool {
+        let rules = Rules {
+            direction: Direction::Down,
+            control: &self.control,
+            now,
+            limit: self.limit,
+            token: None,
+            gap: self.gap(),
+        };
+        let (reader, writer) = (&mut self.upstream, &mut self.client);
+        let moved = self.down.step(reader, writer, context, scratch, &rules, None);
+        self.heed(moved)
+    }
+
+    fn heed(&mut self, moved: Moved) -> bool {
+        match moved {
+            Moved::Nothing => false,
+            Moved::Something => true,
+            Moved::Violation(reason) => {
+                let code = if reason == Reason::MessageTooLarge { 1009 } else { 1002 };
+                self.close(Initiator::Sockgate, reason, code);
+                true
+            }
+        }
+    }
+
+    fn judge(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(assembly) = &mut self.assembly else { return false };
+        match assembly.poll_verdict(context) {
+            Poll::Ready(TapVerdict::Continue { reply }) => {
+                assembly.reply = reply;
+                true
+            }
+            Poll::Ready(TapVerdict::Close { reason, code }) => {
+                self.close(Initiator::Sockgate, reason, code);
+                true
+            }
+            Poll::Pending => false,
+        }
+    }
+
+    /// Remembers the first end that came from a peer, and answers an upstream
+    /// that vanished.
+    fn note_ends(&mut self) {
+        if let Some(code) = self.up.peer_close {
+            self.note(Initiator::Client, code, None);
+        }
+        if let Some(code) = self.down.peer_close {
+            self.note(Initiator::Upstream, code, None);
+        }
+        if self.up.source != Source::Open {
+            self.note(Initiator::Client, 1006, None);
+        }
+        if self.down.source != Source::Open && self.ended.is_none() {
+            if self.down.mid_frame() {
+                // Nothing well-formed can follow: the client's socket just ends.
+                self.note(Initiator::Upstream, 1006, Some(Reason::UpstreamUnavailable));
+                self.up.discard();
+            } else {
+                self.close(Initiator::Upstream, Reason::UpstreamUnavailable, 1013);
+            }
+        }
+    }
+
+    /// Shuts down the write sides whose time has come.
+    fn shut(&mut self, context: &mut Context<'_>) -> bool {
+        let closing = self.closing.is_some();
+        let client_done = self.up.source != Source::Open
+            || (closing && self.up.peer_close.is_some() && self.up.is_discarding());
+        let upstream_done = self.down.source != Source::Open
+            || (closing && self.down.peer_close.is_some() && self.down.is_discarding());
+        // While closing, a peer is let go when its own Close has come;
+        // otherwise when the other peer has ended.
+        let (let_upstream, let_client) =
+            if closing { (upstream_done, client_done) } else { (client_done, upstream_done) };
+        let mut progress = false;
+        if let_upstream && self.up.target == Target::Open && may_shut(&self.up, closing) {
+            progress |= self.up.shut(&mut self.upstream, context);
+        }
+        if let_client && self.down.target == Target::Open && may_shut(&self.down, closing) {
+            progress |= self.down.shut(&mut self.client, context);
+        }
+        progress
+    }
+
+    /// Whether the peers have been given all and only their ends are awaited.
+    fn is_winding_down(&self) -> bool {
+        if self.closing.is_some() || self.up.source != Source::Open {
+            return true;
+        }
+        let broken = self.up.target == Target::Broken || self.down.target == Target::Broken;
+        let closed = self.up.peer_close.is_some() && self.down.peer_close.is_some();
+        (self.down.source != Source::Open || closed || broken)
+            && self.up.is_clear()
+            && self.down.is_clear()
+    }
+
+    fn is_over(&self) -> bool {
+        let ended = |source| source != Source::Open;
+        let upstream_let = self.up.target != Target::Open;
+        (self.up.source == Source::Reset && upstream_let)
+            || (ended(self.up.source)
+                && ended(self.down.source)
+                && upstream_let
+                && self.down.target != Target::Open)
+    }
+
+    /// Lets go of both sides. What they sent and nobody read would turn the
+    /// FIN into a reset and lose our Close, so it is read off first.
+    fn finish(&mut self, context: &mut Context<'_>) -> Ended {
+        let mut scratch = Scratch::borrow();
+        self.up.shut(&mut self.upstream, context);
+        self.down.shut(&mut self.client, context);
+        if self.up.source == Source::Open {
+            drain(&mut self.client, context, &mut scratch);
+        }
+        if self.down.source == Source::Open {
+            drain(&mut self.upstream, context, &mut scratch);
+        }
+        let nobody = Ended { initiator: Initiator::Client, code: 1006, reason: None };
+        self.ended.unwrap_or(nobody)
+    }
+}
+
+impl<C, U> Future for Pump<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    type Output = Ended;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
+        let pump = self.get_mut();
+        pump.control.register(context.waker());
+        pump.run(context)
+    }
+}
+
+/// Puts the Close where the last frame ended, once, and drops what follows;
+/// true if the pipe's course changed.
+fn insert_close(pipe: &mut Pipe, takes: bool, close: impl FnOnce() -> Vec<u8>) -> bool {
+    if pipe.course != Course::Finish {
+        return false;
+    }
+    if pipe.mid_frame() {
+        if pipe.source == Source::Open {
+            return false;
+        }
+    } else if takes && !pipe.target_closed && pipe.target == Target::Open {
+        pipe.insert(&close());
+        pipe.target_closed = true;
+    }
+    pipe.discard();
+    true
+}
+
+fn may_shut(pipe: &Pipe, closing: bool) -> bool {
+    pipe.is_clear() && (!closing || pipe.is_discarding())
+}
+
+/// Reads off what has arrived.
+fn drain<S: AsyncRead + Unpin>(stream: &mut S, context: &mut Context<'_>, scratch: &mut [u8]) {
+    for _ in 0..ROUNDS {
+        let mut buffer = ReadBuf::new(scratch);
+        match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+            Poll::Ready(_) | Poll::Pending => return,
+        }
+    }
+}
