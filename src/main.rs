@@ -1,1 +1,7 @@
-fn main() {}
+//! The `sockgate` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sockgate::cli::main()
+}

@@ -84,7 +84,10 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 fn parse_span(text: &str) -> Option<Span> {
     match text {
         "0" => Some(Span::default()),
-        _ => scaled(text, &SPAN_UNITS).map(|millis| Span(Duration::from_millis(millis))),
+        // Ten years are for ever, and no clock overflows when they are added to it.
+        _ => scaled(text, &SPAN_UNITS)
+            .filter(|millis| *millis <= 3650 * 86_400_000)
+            .map(|millis| Span(Duration::from_millis(millis))),
     }
 }
 
@@ -306,7 +309,7 @@ mod tests {
             assert_eq!(span.to_string(), text);
         }
         assert_eq!("0".parse::<Span>().unwrap().limit(), None);
-        for bad in ["10", "-1s", "1.5s", "s", "10 parsecs", "99999999999999999999s"] {
+        for bad in ["10", "-1s", "1.5s", "s", "10 parsecs", "3651d", "99999999999999999999s"] {
             assert!(bad.parse::<Span>().is_err(), "{bad}");
         }
     }

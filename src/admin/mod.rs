@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -21,7 +22,7 @@ use crate::secret::Secret;
 /// What the operator's requests work on.
 pub struct Admin {
     gate: Arc<Gate>,
-    token: Option<Secret>,
+    token: ArcSwapOption<Secret>,
     ready: AtomicBool,
     drain: Notify,
 }
@@ -34,7 +35,17 @@ const PAGE: usize = 1000;
 impl Admin {
     /// An operator's view of `gate`, guarded by `token`.
     pub fn new(gate: Arc<Gate>, token: Option<Secret>) -> Admin {
-        Admin { gate, token, ready: AtomicBool::new(false), drain: Notify::new() }
+        Admin {
+            gate,
+            token: ArcSwapOption::from_pointee(token),
+            ready: AtomicBool::new(false),
+            drain: Notify::new(),
+        }
+    }
+
+    /// Replaces the token, as a reload does.
+    pub fn set_token(&self, token: Option<Secret>) {
+        self.token.store(token.map(Arc::new));
     }
 
     /// The listeners are bound and the configuration is live.
@@ -51,9 +62,13 @@ impl Admin {
     pub fn answer<B>(&self, request: &Request<B>, peer: IpAddr) -> Answer {
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
-            "/metrics" | "/healthz" | "/readyz" | "/connections" if !get => not_allowed("GET, HEAD"),
+            "/metrics" | "/healthz" | "/readyz" | "/connections" if !get => {
+                not_allowed("GET, HEAD")
+            }
             "/metrics" => self.metrics(),
-            "/healthz" => json_answer(StatusCode::OK, &json!({ "status": "ok", "pid": std::process::id() })),
+            "/healthz" => {
+                json_answer(StatusCode::OK, &json!({ "status": "ok", "pid": std::process::id() }))
+            }
             "/readyz" => self.readiness(),
             "/connections" => match self.may_look(request.headers(), peer) {
                 Ok(()) => self.connections(request.uri().query().unwrap_or_default()),
@@ -63,7 +78,10 @@ impl Admin {
             "/drain" => match self.may_change(request.headers()) {
                 Ok(()) => {
                     self.drain.notify_one();
-                    json_answer(StatusCode::ACCEPTED, &json!({ "draining": true, "open": self.gate.registry.open() }))
+                    json_answer(
+                        StatusCode::ACCEPTED,
+                        &json!({ "draining": true, "open": self.gate.registry.open() }),
+                    )
                 }
                 Err(status) => denied(status),
             },
@@ -77,12 +95,15 @@ impl Admin {
         }
         match self.gate.telemetry.metrics.render() {
             Ok(text) => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
-            Err(_) => json_answer(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": "metrics cannot be encoded" })),
+            Err(_) => json_answer(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                &json!({ "error": "metrics cannot be encoded" }),
+            ),
         }
     }
 
     fn readiness(&self) -> Answer {
-        let (status, word) = match (self.gate.is_draining(), self.ready.load(Ordering::Acquire)) {
+        let (status, word) = match (self.gate.is_unready(), self.ready.load(Ordering::Acquire)) {
             (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             (false, true) => (StatusCode::OK, "ready"),
@@ -92,7 +113,7 @@ impl Admin {
 
     /// Without a token, looking is for the loopback; with one, for its holder.
     fn may_look(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), StatusCode> {
-        match &self.token {
+        match &*self.token.load() {
             Some(token) => check(token, headers),
             None if peer.to_canonical().is_loopback() => Ok(()),
             None => Err(StatusCode::FORBIDDEN),
@@ -101,7 +122,7 @@ impl Admin {
 
     /// Without a token, nobody changes anything.
     fn may_change(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
-        self.token.as_ref().map_or(Err(StatusCode::FORBIDDEN), |token| check(token, headers))
+        self.token.load().as_ref().map_or(Err(StatusCode::FORBIDDEN), |token| check(token, headers))
     }
 
     /// `GET /connections?subject=&route=&limit=&after=`.
@@ -109,7 +130,9 @@ impl Admin {
         let mut filter = Filter { limit: 100, ..Filter::default() };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let Some(value) = form_decoded(value) else { return bad_query("is not valid form encoding") };
+            let Some(value) = form_decoded(value) else {
+                return bad_query("is not valid form encoding");
+            };
             match name {
                 "subject" => filter.subject = Some(value),
                 "route" => filter.route = Some(value),
@@ -127,7 +150,8 @@ impl Admin {
         let entries = self.gate.registry.entries();
         let mut matching = entries.iter().filter(|entry| filter.admits(entry));
         let page: Vec<&Arc<Entry>> = matching.by_ref().take(filter.limit).collect();
-        let next = page.last().filter(|_| matching.next().is_some()).map(|last| last.id.to_string());
+        let next =
+            page.last().filter(|_| matching.next().is_some()).map(|last| last.id.to_string());
         let connections: Vec<Value> = page.into_iter().map(|entry| listed(entry)).collect();
         json_answer(StatusCode::OK, &json!({ "connections": connections, "next": next }))
     }
@@ -167,7 +191,9 @@ fn listed(entry: &Entry) -> Value {
 
 fn check(token: &Secret, headers: &HeaderMap) -> Result<(), StatusCode> {
     let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let shown = shown.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let shown = shown
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     match shown {
         Some((_, shown)) if token.matches(shown.trim().as_bytes()) => Ok(()),
         Some(_) | None => Err(StatusCode::UNAUTHORIZED),
@@ -182,13 +208,16 @@ fn denied(status: StatusCode) -> Answer {
     };
     let mut answer = json_answer(status, &json!({ "error": error }));
     if status == StatusCode::UNAUTHORIZED {
-        answer.headers_mut().insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        answer
+            .headers_mut()
+            .insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     answer
 }
 
 fn not_allowed(allow: &'static str) -> Answer {
-    let mut answer = json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "Method not allowed" }));
+    let mut answer =
+        json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "Method not allowed" }));
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     answer
 }

@@ -3,12 +3,12 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -32,19 +32,29 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) type SharedTls = Arc<ArcSwap<ServerConfig>>;
 
 /// Serves clients for as long as it is polled.
-pub(super) async fn serve(gate: Arc<Gate>, listener: Listener, tls: Option<SharedTls>, closing: watch::Receiver<bool>) {
+pub(super) async fn serve(
+    gate: Arc<Gate>,
+    listener: Listener,
+    tls: Option<SharedTls>,
+    closing: watch::Receiver<bool>,
+) {
     loop {
         let accepted = listener.accept().await;
         let limits = gate.plans.load().limits.clone();
         match gate.counts.enter(&limits) {
             Ok(slots) => {
                 let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
-                let serving = Serving { gate: Arc::clone(&gate), slots, acceptor, closing: closing.clone() };
+                let serving =
+                    Serving { gate: Arc::clone(&gate), slots, acceptor, closing: closing.clone() };
                 tokio::spawn(serving.run(accepted));
             }
             Err(reason) => {
                 let peer = accepted.peer;
-                Record::open(&gate.telemetry, "-", peer).refused(reason, reason.status().as_u16(), None);
+                Record::open(&gate.telemetry, "-", peer).refused(
+                    reason,
+                    reason.status().as_u16(),
+                    None,
+                );
                 if tls.is_none() {
                     tokio::spawn(turn_away(accepted.stream, reason));
                 }
@@ -77,7 +87,9 @@ impl Serving {
             (Stream::Tcp(tcp), Some(acceptor)) => {
                 let accepting = acceptor.accept(tcp);
                 let accepted = match header_timeout {
-                    Some(limit) => tokio::time::timeout(limit, accepting).await.ok().and_then(Result::ok),
+                    Some(limit) => {
+                        tokio::time::timeout(limit, accepting).await.ok().and_then(Result::ok)
+                    }
                     None => accepting.await.ok(),
                 };
                 // A peer that does not speak TLS can be told nothing.
@@ -92,7 +104,10 @@ impl Serving {
         };
         let (guard, fault) = HeadGuard::new(stream, guard_limits);
         let link = Arc::new(Link::new(accepted.peer, tls, fault, slots));
-        let Some((stream, ahead)) = serve_http(gate, &link, guard, guard_limits.header_bytes, header_timeout, closing).await else {
+        let Some((stream, ahead)) =
+            serve_http(gate, &link, guard, guard_limits.header_bytes, header_timeout, closing)
+                .await
+        else {
             return;
         };
         match link.take_after() {
@@ -114,18 +129,20 @@ async fn serve_http(
     mut closing: watch::Receiver<bool>,
 ) -> Option<(Stream, Bytes)> {
     let service = service_fn(|request| {
-        let answering = answer(Arc::clone(&gate), Arc::clone(link), request);
-        async move { Ok::<_, Infallible>(answering.await) }
+        // Boxed: hyper moves the connection, and a handshake is large.
+        Box::pin(answer(Arc::clone(&gate), Arc::clone(link), request).map(Ok::<_, Infallible>))
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(header_bytes.max(16 * 1024));
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(header_bytes.max(16 * 1024));
     let mut connection = builder.serve_connection(TokioIo::new(guard), service);
     let served = loop {
         tokio::select! {
             served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => break served,
-            changed = closing.wait_for(|closing| *closing) => {
-                Pin::new(&mut connection).graceful_shutdown();
-                drop(changed);
+            () = closed(&mut closing) => {
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
                 break std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
             }
         }
@@ -133,6 +150,12 @@ async fn serve_http(
     served.ok()?;
     let (stream, ahead) = connection.into_parts().io.into_inner().into_parts();
     Some((stream, ahead))
+}
+
+/// Waits until the listeners close.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // A sender that is gone is a process on its way out.
+    let _ = closing.wait_for(|closing| *closing).await.is_ok();
 }
 
 /// Ends a stream so that the peer can still read what was written: a socket

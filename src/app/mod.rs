@@ -3,23 +3,23 @@
 
 mod accept;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::config::Loaded;
 use crate::connection;
 use crate::listener::{ListenAddress, Listener};
-use crate::pipeline::{self, Gate};
+use crate::pipeline::{self, Built, Gate};
 use crate::problem::Problem;
 use crate::reload::Reloader;
-use crate::telemetry::{Level, Log, Metrics, Telemetry};
+use crate::secret::Secret;
+use crate::telemetry::{Log, LogLevel, Metrics, Telemetry};
 use crate::tls;
 
 /// Why the process does not start.
@@ -44,7 +44,8 @@ pub enum StartError {
 }
 
 fn list(file: &std::path::Path, problems: &[Problem]) -> String {
-    let lines: Vec<String> = problems.iter().map(|problem| format!("{}: {problem}", file.display())).collect();
+    let lines: Vec<String> =
+        problems.iter().map(|problem| format!("{}: {problem}", file.display())).collect();
     lines.join("\n")
 }
 
@@ -53,6 +54,8 @@ fn list(file: &std::path::Path, problems: &[Problem]) -> String {
 pub struct Options {
     /// Do not read the file again on SIGHUP or when it changes.
     pub no_reload: bool,
+    /// Where log lines go, in place of stdout.
+    pub log: Option<Box<dyn Write + Send>>,
 }
 
 /// An address that is listened on.
@@ -73,8 +76,6 @@ pub struct App {
     admin_address: BoundAddress,
     closing: watch::Sender<bool>,
     tasks: JoinSet<()>,
-    drain_delay: std::time::Duration,
-    drain: std::time::Duration,
 }
 
 impl App {
@@ -85,21 +86,10 @@ impl App {
     pub async fn start(loaded: Loaded, options: Options) -> Result<App, StartError> {
         let server = loaded.file.server.clone();
         let config_error = |problems| StartError::Config(loaded.path.clone(), problems);
-        let telemetry_error = |error: &dyn std::fmt::Display| StartError::Telemetry(error.to_string());
+        let telemetry_error =
+            |error: &dyn std::fmt::Display| StartError::Telemetry(error.to_string());
         let metrics = Metrics::new().map_err(|error| telemetry_error(&error))?;
-        let built = pipeline::build(&loaded, &metrics).map_err(config_error)?;
-        let tls = match &server.tls {
-            None => None,
-            Some(files) => {
-                let config = tls::server(&loaded.base.join(&files.cert), &loaded.base.join(&files.key))
-                    .map_err(|error| config_error(vec![Problem::new("server.tls", error.to_string())]))?;
-                Some(Arc::new(ArcSwap::new(config)))
-            }
-        };
-        let token = match &loaded.file.admin.token {
-            None => None,
-            Some(token) => Some(token.resolve(&loaded.base).map_err(|error| config_error(vec![Problem::new("admin.token", error.to_string())]))?),
-        };
+        let Parts { built, tls, token } = build(&loaded, &metrics).map_err(config_error)?;
 
         let mut listeners = Vec::new();
         for written in &server.listen.0 {
@@ -107,18 +97,20 @@ impl App {
         }
         let admin_listener = bind("admin.listen", &loaded.file.admin.listen).await?;
 
-        let log = Log::new(&loaded.file.log).map_err(|error| telemetry_error(&error))?;
+        let output = options.log.unwrap_or_else(|| Box::new(io::stdout()));
+        let log = Log::to(&loaded.file.log, output).map_err(|error| telemetry_error(&error))?;
         let telemetry = Telemetry::new(metrics, log).map_err(|error| telemetry_error(&error))?;
         let gate = Arc::new(Gate::new(built.plans, Arc::new(telemetry)));
         let admin = Arc::new(Admin::new(Arc::clone(&gate), token));
         let log = &gate.telemetry.log;
         for warning in loaded.warnings.iter().chain(&built.warnings) {
-            log.event(Level::Warn, &warning.to_string(), &[]);
+            log.event(LogLevel::Warn, &warning.to_string(), &[]);
         }
 
         let (closing, closed) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let addresses: Vec<_> = listeners.iter().map(|listener| BoundAddress(listener.address().to_owned())).collect();
+        let addresses: Vec<_> =
+            listeners.iter().map(|listener| BoundAddress(listener.address().to_owned())).collect();
         let admin_address = BoundAddress(admin_listener.address().to_owned());
         for address in &addresses {
             announce(log, "server", address);
@@ -130,14 +122,14 @@ impl App {
         }
         tasks.spawn(accept::serve_admin(Arc::clone(&admin), admin_listener));
         tasks.spawn(connection::sweep(Arc::clone(&gate.registry)));
-        let (drain_delay, drain) = (server.drain_delay.0, server.drain.0);
         if !options.no_reload {
-            let reloader = Reloader::new(Arc::clone(&gate), loaded, built.files, tls);
+            let reloader =
+                Reloader::new(Arc::clone(&gate), Arc::clone(&admin), loaded, built.files, tls);
             tasks.spawn(reloader.run());
         }
         admin.set_ready();
-        log.event(Level::Info, "ready", &[]);
-        Ok(App { gate, admin, addresses, admin_address, closing, tasks, drain_delay, drain })
+        log.event(LogLevel::Info, "ready", &[]);
+        Ok(App { gate, admin, addresses, admin_address, closing, tasks })
     }
 
     /// The addresses of `server.listen`, as bound.
@@ -148,11 +140,6 @@ impl App {
     /// The address of `admin.listen`, as bound.
     pub fn admin_address(&self) -> &BoundAddress {
         &self.admin_address
-    }
-
-    /// Every log line from now on.
-    pub fn log_lines(&self) -> broadcast::Receiver<String> {
-        self.gate.telemetry.log.subscribe()
     }
 
     /// Waits until an operator asks for a drain on the admin listener.
@@ -166,13 +153,14 @@ impl App {
     pub async fn drain(&self) {
         let log = &self.gate.telemetry.log;
         let open = serde_json::Value::from(self.gate.registry.open());
-        log.event(Level::Info, "draining", &[("open", open)]);
+        log.event(LogLevel::Info, "draining", &[("open", open)]);
         self.gate.start_draining();
-        tokio::time::sleep(self.drain_delay).await;
+        let plans = self.gate.plans.load_full();
+        tokio::time::sleep(plans.drain_delay).await;
         self.gate.stop_admitting();
         self.closing.send_replace(true);
-        connection::drain(&self.gate.registry, self.drain).await;
-        log.event(Level::Info, "drained", &[]);
+        connection::drain(&self.gate.registry, plans.drain).await;
+        log.event(LogLevel::Info, "drained", &[]);
     }
 
     /// Ends at once what is still running, and flushes the log.
@@ -183,13 +171,58 @@ impl App {
     }
 }
 
+/// All that a configuration needs besides sockets.
+struct Parts {
+    built: Built,
+    tls: Option<accept::SharedTls>,
+    token: Option<Secret>,
+}
+
+fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Parts, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut note = |key: &str, error: &dyn std::fmt::Display| {
+        problems.push(Problem::new(key, error.to_string()))
+    };
+    let tls = loaded.file.server.tls.as_ref().and_then(|files| {
+        let config = tls::server(&loaded.base.join(&files.cert), &loaded.base.join(&files.key));
+        config.map_err(|error| note("server.tls", &error)).ok()
+    });
+    let token = loaded.file.admin.token.as_ref().and_then(|token| {
+        token.resolve(&loaded.base).map_err(|error| note("admin.token", &error)).ok()
+    });
+    match pipeline::build(loaded, metrics) {
+        Ok(built) if problems.is_empty() => {
+            Ok(Parts { built, tls: tls.map(|tls| Arc::new(ArcSwap::new(tls))), token })
+        }
+        Ok(_) => Err(problems),
+        Err(others) => {
+            problems.extend(others);
+            Err(problems)
+        }
+    }
+}
+
+/// Everything that starting would do short of binding; the warnings.
+///
+/// # Errors
+/// Every problem, by key path.
+pub fn validate(loaded: &Loaded) -> Result<Vec<Problem>, Vec<Problem>> {
+    let metrics = Metrics::new().map_err(|error| vec![Problem::new("", error.to_string())])?;
+    build(loaded, &metrics).map(|parts| parts.built.warnings)
+}
+
 async fn bind(key: &'static str, written: &str) -> Result<Listener, StartError> {
     let failed = |source| StartError::Bind { key, address: written.to_owned(), source };
-    let address: ListenAddress =
-        written.parse().map_err(|form| failed(io::Error::new(io::ErrorKind::InvalidInput, form)))?;
+    let address: ListenAddress = written
+        .parse()
+        .map_err(|form| failed(io::Error::new(io::ErrorKind::InvalidInput, form)))?;
     Listener::bind(&address).await.map_err(failed)
 }
 
 fn announce(log: &Log, listener: &str, address: &BoundAddress) {
-    log.event(Level::Info, "listening", &[("listener", listener.into()), ("address", address.to_string().into())]);
+    log.event(
+        LogLevel::Info,
+        "listening",
+        &[("listener", listener.into()), ("address", address.to_string().into())],
+    );
 }

@@ -77,6 +77,9 @@ pub(super) fn defined<'a>(written: &str, names: impl Iterator<Item = &'a str> + 
     }
 }
 
+/// More are a slip of the finger.
+const MOST_THREADS: usize = 1024;
+
 fn server(file: &FileConfig, findings: &mut Findings) {
     let server = &file.server;
     let admin = Listen::parse(&file.admin.listen);
@@ -107,6 +110,9 @@ fn server(file: &FileConfig, findings: &mut Findings) {
     let only_unix = seen.iter().all(|listen| matches!(listen, Listen::Unix(_)));
     if server.tls.is_some() && only_unix && seen.len() == server.listen.0.len() {
         findings.warning("server.tls", "has no effect: every listener is a Unix socket");
+    }
+    if server.threads > MOST_THREADS {
+        findings.problem("server.threads", format!("must be at most {MOST_THREADS}"));
     }
     if server.trusted_proxies.is_empty() && server.trust_forwarded_host {
         findings.warning(

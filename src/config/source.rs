@@ -1,6 +1,7 @@
 //! The text of a configuration file → a tree of values. Says where the syntax
 //! is wrong, never what stands there: it may be a secret.
 
+use std::io::Read;
 use std::path::Path;
 
 use figment::providers::{Format, Toml};
@@ -31,8 +32,10 @@ pub(super) fn read(path: &Path) -> Result<Dict, Problem> {
     if metadata.len() > LARGEST {
         return Err(whole("is larger than 4MiB; is it a configuration file?".to_owned()));
     }
-    let text = String::from_utf8(std::fs::read(path).map_err(unreadable)?)
-        .map_err(|_| whole("is not UTF-8 text".to_owned()))?;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(LARGEST).read_to_end(&mut bytes).map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|_| whole("is not UTF-8 text".to_owned()))?;
     let dict = parse(text.strip_prefix('\u{feff}').unwrap_or(&text), syntax).map_err(whole)?;
     if dict.is_empty() {
         return Err(whole("is empty; it needs at least `server` and `routes`".to_owned()));
@@ -66,6 +69,8 @@ fn parse_yaml(text: &str) -> Result<Dict, String> {
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
+        // `token: !env NAME` must not become the token "NAME".
+        reject_unsupported_tags: true,
         budget: serde_saphyr::budget! {
             max_nodes: 100_000,
             max_depth: 40,
@@ -105,6 +110,10 @@ fn yaml_message(error: &YamlError, well_formed: bool) -> String {
         YamlError::Eof { .. } => "the file ends too early".to_owned(),
         YamlError::MultipleDocuments { .. } => {
             "a second document begins; a configuration is one".to_owned()
+        }
+        YamlError::UnsupportedTag { .. } => {
+            "a tag (!) that means nothing here; a secret is { env: NAME } or { file: PATH }"
+                .to_owned()
         }
         YamlError::UnknownAnchor { .. } => "an alias names no anchor".to_owned(),
         YamlError::Budget { .. }
@@ -178,6 +187,7 @@ mod tests {
             ("a.yaml", "a: \"hunter2hunter2\n", "line "),
             ("a.yaml", "a: *hunter2hunter2\n", "line 1, column "),
             ("a.yaml", "hunter2 hunter2: 1\nhunter2 hunter2: 2\n", "a key stands twice"),
+            ("a.yaml", "a: !env hunter2hunter2\n", "a secret is { env: NAME }"),
             ("a.yaml", "- hunter2hunter2\n", "must be a table"),
             ("a.yaml", "hunter2hunter2\n", "must be a table"),
             ("a.yaml", "a: 1\n---\nb: hunter2hunter2\n", "second document"),

@@ -92,7 +92,8 @@ impl LiveLimits {
         if !socket {
             return Verdict::Stay;
         }
-        let stalled = |direction| control.stalled_since(direction).is_some_and(|then| over(self.stall, then));
+        let stalled =
+            |direction| control.stalled_since(direction).is_some_and(|then| over(self.stall, then));
         if stalled(Direction::Up) || stalled(Direction::Down) {
             return Verdict::Close(Reason::Stalled);
         }

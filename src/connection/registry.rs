@@ -12,7 +12,8 @@ use super::lifetime::{LiveLimits, Verdict};
 use crate::clock::{self, Ticker};
 use crate::close::{CloseCodes, Reason};
 use crate::identity::Identity;
-use crate::relay::Control;
+use crate::relay::{Control, Direction};
+use crate::telemetry::{Flow, RouteMetrics, Traffic};
 
 /// Every live connection of the process.
 pub struct Registry {
@@ -70,6 +71,7 @@ pub struct Entry {
     ends: AtomicI64,
     opened_tick: u32,
     limits: Arc<LiveLimits>,
+    traffic: Traffic,
 }
 
 /// What a connection brings along to the registry.
@@ -88,6 +90,8 @@ pub struct Arrival<'a> {
     pub codes: CloseCodes,
     /// Its limits, shared by the route.
     pub limits: &'a Arc<LiveLimits>,
+    /// Where its traffic is counted.
+    pub metrics: &'a Arc<RouteMetrics>,
 }
 
 /// Why a connection may not enter.
@@ -140,6 +144,7 @@ impl Registry {
             ends: AtomicI64::new(arrival.limits.ends(arrival.identity)),
             opened_tick: self.ticker.now(),
             limits: Arc::clone(arrival.limits),
+            traffic: Traffic::new(Arc::clone(arrival.metrics)),
         });
         lock(self.shard(id)).insert(id, Arc::clone(&entry));
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -195,8 +200,11 @@ impl Registry {
 
     /// Every open connection, oldest first.
     pub fn entries(&self) -> Vec<Arc<Entry>> {
-        let mut entries: Vec<_> =
-            self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect();
+        let mut entries: Vec<_> = self
+            .shards
+            .iter()
+            .flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>())
+            .collect();
         entries.sort_unstable_by_key(|entry| entry.id);
         entries
     }
@@ -226,6 +234,21 @@ impl Entry {
     /// Asks the connection to close; the first cause wins.
     pub fn close(&self, reason: Reason) {
         self.control.request_close(reason, reason.close_code(&self.codes));
+    }
+
+    /// What was relayed so far.
+    pub fn flow(&self) -> Flow {
+        let tallies =
+            [Direction::Up, Direction::Down].map(|direction| self.control.tally(direction));
+        Flow {
+            bytes: tallies.map(|tally| tally.bytes()),
+            frames: tallies.map(|tally| tally.frames()),
+        }
+    }
+
+    /// Adds to the metrics what was relayed since the last call.
+    pub fn report_traffic(&self) {
+        self.traffic.report(&self.flow());
     }
 
     fn judge(&self, now_millis: i64, tick: u32) {
@@ -267,6 +290,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let registry = &self.registry;
+        self.entry.report_traffic();
         lock(registry.shard(self.entry.id)).remove(&self.entry.id);
         if let Some(key) = &self.subject {
             let mut subjects = lock(&registry.subjects);
@@ -309,7 +333,11 @@ mod tests {
         .unwrap()
     }
 
-    fn enter(registry: &Arc<Registry>, identity: &Identity, limits: &Arc<LiveLimits>) -> Result<Place, SubjectFull> {
+    fn enter(
+        registry: &Arc<Registry>,
+        identity: &Identity,
+        limits: &Arc<LiveLimits>,
+    ) -> Result<Place, SubjectFull> {
         let mut place = registry.enter(&Arrival {
             request_id: "r",
             route: &"chat".into(),
@@ -318,6 +346,7 @@ mod tests {
             carrier: Carrier::Socket,
             codes: CloseCodes::default(),
             limits,
+            metrics: &crate::telemetry::Metrics::new().unwrap().route("chat").unwrap(),
         });
         place.claim(identity).map(|()| place)
     }
@@ -340,7 +369,10 @@ mod tests {
     #[test]
     fn leaving_empties_every_map() {
         let registry = Registry::new(Arc::default());
-        let limits = limits(|limits| limits.per_subject = Some(super::super::lifetime::SubjectLimit { most: 1, close_oldest: false }));
+        let limits = limits(|limits| {
+            limits.per_subject =
+                Some(super::super::lifetime::SubjectLimit { most: 1, close_oldest: false })
+        });
         let place = enter(&registry, &identity("ada", None), &limits).unwrap();
         assert_eq!(enter(&registry, &identity("ada", None), &limits).err(), Some(SubjectFull));
         assert!(enter(&registry, &identity("grace", None), &limits).is_ok());
@@ -354,8 +386,12 @@ mod tests {
     #[test]
     fn the_oldest_connection_of_a_subject_gives_way() {
         let registry = Registry::new(Arc::default());
-        let limits = limits(|limits| limits.per_subject = Some(super::super::lifetime::SubjectLimit { most: 2, close_oldest: true }));
-        let places: Vec<_> = (0..3).map(|_| enter(&registry, &identity("ada", None), &limits).unwrap()).collect();
+        let limits = limits(|limits| {
+            limits.per_subject =
+                Some(super::super::lifetime::SubjectLimit { most: 2, close_oldest: true })
+        });
+        let places: Vec<_> =
+            (0..3).map(|_| enter(&registry, &identity("ada", None), &limits).unwrap()).collect();
         assert_eq!(requested(&places[0]), Some((Reason::LimitSubject, 4029)));
         assert_eq!((requested(&places[1]), requested(&places[2])), (None, None));
     }

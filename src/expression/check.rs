@@ -1,18 +1,18 @@
 //! What the text of an expression alone decides: its names, its functions, its
 //! patterns, its nesting. The checked expression pays for what it does: see
-//! [`CHARGE`].
+//! [`charge`].
 
 use std::collections::BTreeSet;
 
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SourceInfo, operators,
 };
-use cel::common::types::CelInt;
 use cel::parser::{ParseErrors, Parser};
 use regex::{Regex, RegexBuilder};
 
 use super::CompileError;
-use super::function::{CHARGE, FUEL, FUNCTIONS, Function, MATCHES, OPTIONAL};
+use super::function::{FUNCTIONS, Function, MATCHES, OPTIONAL};
+use super::tree::{charge, inner_name, is_inner, is_literal, is_type, size};
 use crate::problem::suggestion;
 
 /// The deepest tree that is interpreted on a worker's stack.
@@ -48,20 +48,6 @@ const OPERATORS: [&str; 21] = [
 
 const MACROS: [&str; 7] = ["has", "all", "exists", "exists_one", "existsOne", "map", "filter"];
 
-const TYPES: [&str; 11] = [
-    "bool",
-    "bytes",
-    "double",
-    "int",
-    "list",
-    "map",
-    "null_type",
-    "optional_type",
-    "string",
-    "type",
-    "uint",
-];
-
 /// An expression that may be evaluated.
 pub(super) struct Checked {
     pub(super) root: IdedExpr,
@@ -86,18 +72,6 @@ pub(super) fn parse(source: &str) -> Result<Checked, CompileError> {
     };
     checker.visit(&mut root, MAX_DEPTH, MAX_LOOPS)?;
     Ok(Checked { root, variables: checker.variables, patterns: checker.patterns })
-}
-
-/// Whether `name` is that of a CEL type, as in `type(x) == string`.
-pub(super) fn is_type(name: &str) -> bool {
-    TYPES.contains(&name)
-}
-
-/// Every dotted name in a checked expression that may be a variable's.
-pub(super) fn names(root: &IdedExpr) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    collect_names(&root.expr, &mut names);
-    names
 }
 
 /// `text` without line breaks and of a readable length.
@@ -357,92 +331,10 @@ fn syntax_error(errors: &ParseErrors) -> CompileError {
     ))
 }
 
-/// Wraps `node` so that its value costs `weight` steps for each of its parts.
-fn charge(node: &mut IdedExpr, weight: usize) {
-    let id = node.id;
-    let weight = CelInt::from(i64::try_from(weight).unwrap_or(i64::MAX));
-    let weight = IdedExpr { id, expr: Expr::Literal(LiteralValue::Int(weight)) };
-    let value = std::mem::take(node);
-    *node = IdedExpr {
-        id,
-        expr: Expr::Call(CallExpr {
-            func_name: CHARGE.to_owned(),
-            target: None,
-            args: vec![value, weight, inner_name(id, FUEL)],
-        }),
-    };
-}
-
-fn inner_name(id: u64, name: &str) -> IdedExpr {
-    IdedExpr { id, expr: Expr::Ident(format!("@{name}")) }
-}
-
-fn is_literal(node: &IdedExpr) -> bool {
-    matches!(node.expr, Expr::Literal(_))
-}
-
-fn is_inner(node: &IdedExpr) -> bool {
-    matches!(&node.expr, Expr::Ident(name) if name.starts_with('@'))
-}
-
 fn placeholders(count: usize) -> &'static str {
     match count {
         0 => "",
         1 => "y",
         _ => "x, y",
-    }
-}
-
-/// The parts of an expression, the comprehensions among them included.
-fn parts(expr: &Expr) -> Vec<&IdedExpr> {
-    match expr {
-        Expr::Unspecified | Expr::Literal(_) | Expr::Ident(_) => Vec::new(),
-        Expr::Select(select) => vec![&*select.operand],
-        Expr::List(list) => list.elements.iter().collect(),
-        Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).collect(),
-        Expr::Comprehension(comprehension) => vec![
-            &comprehension.iter_range,
-            &comprehension.accu_init,
-            &comprehension.loop_cond,
-            &comprehension.loop_step,
-            &comprehension.result,
-        ],
-        Expr::Map(map) => map.entries.iter().flat_map(|entry| entry_parts(&entry.expr)).collect(),
-        Expr::Struct(message) => {
-            message.entries.iter().flat_map(|entry| entry_parts(&entry.expr)).collect()
-        }
-    }
-}
-
-fn entry_parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
-    match entry {
-        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
-        EntryExpr::StructField(field) => vec![&field.value],
-    }
-}
-
-fn size(expr: &Expr) -> usize {
-    1 + parts(expr).into_iter().map(|part| size(&part.expr)).sum::<usize>()
-}
-
-fn collect_names(expr: &Expr, names: &mut BTreeSet<String>) {
-    match dotted(expr) {
-        Some(name) => {
-            if !name.starts_with('@') && !is_type(&name) {
-                names.insert(name);
-            }
-        }
-        None => parts(expr).into_iter().for_each(|part| collect_names(&part.expr, names)),
-    }
-}
-
-/// `a.b.c`, if the expression is such a name.
-fn dotted(expr: &Expr) -> Option<String> {
-    match expr {
-        Expr::Ident(name) => Some(name.clone()),
-        Expr::Select(select) if !select.test => {
-            dotted(&select.operand.expr).map(|operand| format!("{operand}.{}", select.field))
-        }
-        _ => None,
     }
 }

@@ -10,6 +10,7 @@ mod check;
 mod convert;
 mod function;
 mod plan;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

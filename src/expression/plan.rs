@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::convert::{Budget, copy, from_cel, to_cel};
 use super::function::{CHARGE, FUEL, Fuel, Pattern, environment};
-use super::{CompileError, Variables, check};
+use super::{CompileError, Variables, check, tree};
 
 /// The largest result: bytes of text, keys and elements together.
 pub(super) const MAX_RESULT: usize = 64 << 10;
@@ -225,7 +225,7 @@ fn plan(
                 Some(environment) => Arc::clone(environment),
                 None => Arc::clone(shared.insert(Arc::new(environment()?))),
             };
-            let names = check::names(&root)
+            let names = tree::names(&root)
                 .into_iter()
                 .map(|name| Name {
                     path: name.split('.').map(Box::from).collect(),
@@ -265,7 +265,7 @@ fn path_of(expr: &Expr) -> Option<Box<[Box<str>]>> {
     let mut expr = expr;
     loop {
         match expr {
-            Expr::Ident(name) if !check::is_type(name) => {
+            Expr::Ident(name) if !tree::is_type(name) => {
                 segments.push(name.as_str().into());
                 segments.reverse();
                 return Some(segments.into());

@@ -1,5 +1,7 @@
 //! What expressions give, and what they are refused for.
 
+use proptest::prelude::*;
+use proptest::sample;
 use serde_json::json;
 
 use super::function::{FUNCTIONS, OPTIONAL};
@@ -325,4 +327,120 @@ fn uses_names_the_free_variables_only() {
     assert!(expression.uses("identity"));
     assert!(!expression.uses("request"));
     assert_eq!(expression.source(), "identity.claims.groups.exists(request, request == \"a\")");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_expression_panics(source in expressions()) {
+        if let Ok(expression) = Expression::compile(&source, KNOWN) {
+            let outcome = expression.plan.evaluate(&variables());
+            if let Err(plan::Failure::Interpreter(text)) = outcome {
+                prop_assert_ne!(text, "interpreter fault");
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_panics(source in "[a-z0-9 .,:?!&|()\\[\\]{}\"'<>=+*/%@`\\\\\n-]{0,60}") {
+        let _ = Expression::compile(&source, KNOWN);
+    }
+}
+
+/// Expressions that mostly parse, over edges of every type.
+fn expressions() -> impl Strategy<Value = String> {
+    const ATOMS: &[&str] = &[
+        "identity.subject",
+        "identity.claims",
+        "identity.claims.groups",
+        "identity.claims.age",
+        "identity.claims.big",
+        "identity.claims.nope",
+        "identity.claims.?role",
+        "identity.issuer",
+        "request.headers",
+        "1",
+        "-9223372036854775808",
+        "9223372036854775807",
+        "0",
+        "18446744073709551615u",
+        "1.5",
+        "1e308",
+        "-0.0",
+        "\"x\"",
+        "\"\"",
+        "\"ü\"",
+        "b\"\\xff\"",
+        "null",
+        "true",
+        "[]",
+        "{}",
+        "optional.none()",
+        "timestamp(\"9999-12-31T23:59:59Z\")",
+        "timestamp(\"0001-01-01T00:00:00Z\")",
+        "duration(\"315576000000s\")",
+        "duration(\"-9223372036s\")",
+        "duration(\"1ns\")",
+        "x",
+        "int",
+    ];
+    const BINARY: &[&str] =
+        &["+", "-", "*", "/", "%", "==", "!=", "<", ">=", " in ", "&&", "||", " ? true : "];
+    const CALLS: &[&str] = &[
+        "size",
+        "int",
+        "uint",
+        "double",
+        "string",
+        "bytes",
+        "bool",
+        "timestamp",
+        "duration",
+        "dyn",
+        "type",
+        "json",
+        "sha256",
+        "base64",
+        "url_encode",
+        "optional.of",
+        "optional.ofNonZeroValue",
+        "!",
+        "-",
+    ];
+    const METHODS: &[&str] = &[
+        "size()",
+        "getDayOfYear()",
+        "getFullYear(\"Asia/Tokyo\")",
+        "getHours(\"+99:99\")",
+        "getHours(\"-00:00\")",
+        "getMilliseconds()",
+        "getSeconds()",
+        "getDate(\"\")",
+        "matches(\"a+\")",
+        "contains(\"x\")",
+        "hasValue()",
+        "value()",
+        "orValue(1)",
+        "or(optional.none())",
+        "join(\",\")",
+        "split(\",\")",
+        "a",
+    ];
+    const LOOPS: &[&str] = &["map", "filter", "all", "exists", "exists_one"];
+    let leaf = sample::select(ATOMS).prop_map(str::to_owned);
+    leaf.prop_recursive(5, 24, 2, |inner| {
+        prop_oneof![
+            (inner.clone(), sample::select(BINARY), inner.clone())
+                .prop_map(|(a, op, b)| format!("({a}{op}{b})")),
+            (sample::select(CALLS), inner.clone()).prop_map(|(name, a)| format!("{name}({a})")),
+            (inner.clone(), sample::select(METHODS)).prop_map(|(a, name)| format!("{a}.{name}")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{a}[{b}]")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{{{a}: {b}}}")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("[{a}, {b}]")),
+            (inner.clone(), sample::select(LOOPS), inner.clone())
+                .prop_map(|(a, name, b)| format!("{a}.{name}(x, {b})")),
+            (inner.clone(), inner).prop_map(|(a, b)| format!("has({a}.b) && {b}")),
+        ]
+    })
 }

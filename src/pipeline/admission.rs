@@ -10,12 +10,12 @@ use crate::close::Reason;
 use crate::connection::{Arrival, Carrier, Place};
 use crate::credential::{Finding, Presented};
 use crate::identity::Identity;
-use crate::policy::{Decision, Permit, decide};
+use crate::policy::{Decision, Permit, Rule, decide};
 use crate::telemetry::Record;
 use crate::verifier::{Credential, VerifyError};
 
 /// What the head of a request proves.
-pub enum Shown {
+pub(super) enum Shown {
     /// Somebody, or the anonymous identity where that is allowed.
     Identity(Arc<Identity>),
     /// Nothing yet: the first message will have to.
@@ -23,27 +23,29 @@ pub enum Shown {
 }
 
 /// A client that may have what it asks for.
-pub struct Admitted {
+pub(super) struct Admitted {
     /// The proof of the decision.
-    pub permit: Permit,
+    pub(super) permit: Permit,
     /// The connection's place among the live ones.
-    pub place: Place,
+    pub(super) place: Place,
 }
 
 /// Looks at the head: the first credential present decides, valid or not.
 ///
 /// # Errors
 /// Why the credential, or the lack of one, is refused.
-pub async fn authenticate(
+pub(super) async fn authenticate(
     exchange: &Exchange,
     finding: Finding,
     record: &mut Record,
 ) -> Result<Shown, Reason> {
     let access = &exchange.plan.access;
     match finding {
-        Finding::Present(presented) => verify(exchange, &presented, record).await.map(Shown::Identity),
+        Finding::Present(presented) => {
+            verify(exchange, &presented, record).await.map(Shown::Identity)
+        }
         Finding::Refused { kind, reason, .. } => {
-            record.set_credential(kind);
+            record.credential(kind);
             Err(reason)
         }
         Finding::Absent if access.sources.message().is_some() => Ok(Shown::Nothing),
@@ -56,12 +58,12 @@ pub async fn authenticate(
 ///
 /// # Errors
 /// The reason of the rejection, or that nobody could judge.
-pub async fn verify(
+pub(super) async fn verify(
     exchange: &Exchange,
     presented: &Presented,
     record: &mut Record,
 ) -> Result<Arc<Identity>, Reason> {
-    record.set_credential(presented.kind);
+    record.credential(presented.kind);
     let Some(chain) = exchange.plan.access.chains.get(presented.index) else {
         return Err(Reason::InvalidCredential);
     };
@@ -69,12 +71,12 @@ pub async fn verify(
     let credential = Credential { value: presented.value.expose(), basic: presented.basic };
     let judged = chain.verify(&credential, clock::unix_now()).await;
     if let Some(verifier) = &judged.verifier {
-        record.set_verifier(verifier);
-        exchange.gate.metrics.auth_duration(verifier, started.elapsed().as_secs_f64());
+        record.verifier(verifier);
+        exchange.gate.telemetry.metrics.auth_duration(verifier, started.elapsed().as_secs_f64());
     }
-    match judged.outcome {
+    match judged.result {
         Ok(identity) => {
-            record.set_subject(identity.subject());
+            record.subject(identity.subject());
             Ok(Arc::new(identity))
         }
         Err(VerifyError::Rejected(reason)) => Err(reason),
@@ -86,7 +88,20 @@ pub async fn verify(
 ///
 /// # Errors
 /// Why the identity may not.
-pub fn admit(exchange: &Exchange, identity: &Arc<Identity>, carrier: Carrier) -> Result<Admitted, Reason> {
+pub(super) fn admit(
+    exchange: &Exchange,
+    identity: &Arc<Identity>,
+    carrier: Carrier,
+) -> Result<Admitted, Reason> {
+    admit_by(exchange, identity, carrier, &exchange.plan.access.rule)
+}
+
+fn admit_by(
+    exchange: &Exchange,
+    identity: &Arc<Identity>,
+    carrier: Carrier,
+    rule: &Rule,
+) -> Result<Admitted, Reason> {
     let plan = &exchange.plan;
     let mut place = exchange.gate.registry.enter(&Arrival {
         request_id: &exchange.request_id,
@@ -96,8 +111,8 @@ pub fn admit(exchange: &Exchange, identity: &Arc<Identity>, carrier: Carrier) ->
         carrier,
         codes: plan.access.codes,
         limits: &plan.live,
+        metrics: &plan.metrics,
     });
-    let rule = &plan.access.rule;
     let variables = exchange.variables(Some(identity), |name| rule.uses(name));
     let permit = match decide(rule, Arc::clone(identity), &variables, clock::unix_now()) {
         Decision::Allow(permit) => permit,
@@ -110,4 +125,13 @@ pub fn admit(exchange: &Exchange, identity: &Arc<Identity>, carrier: Carrier) ->
         Some((reason, _)) => Err(reason),
         None => Ok(Admitted { permit, place }),
     }
+}
+
+/// Registers a CORS preflight, which the policy is not asked about: it carries
+/// no credential and its answer holds nothing of the user's.
+///
+/// # Errors
+/// As [`admit`], though no rule is asked.
+pub(super) fn admit_preflight(exchange: &Exchange, nobody: &Arc<Identity>) -> Result<Admitted, Reason> {
+    admit_by(exchange, nobody, Carrier::Http, &Rule::default())
 }

@@ -1,7 +1,6 @@
 //! One request on its way through the gate: what it says after cleaning, and
 //! what expressions may see of it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderValue, ORIGIN};
@@ -18,30 +17,30 @@ use crate::policy::OwnOrigin;
 use crate::upstream::strip_hop_by_hop;
 
 /// A request whose route is known.
-pub struct Exchange {
+pub(super) struct Exchange {
     /// What all connections share.
-    pub gate: Arc<Gate>,
+    pub(super) gate: Arc<Gate>,
     /// The configuration that this request is judged by, to its end.
-    pub plans: Arc<Plans>,
+    pub(super) plans: Arc<Plans>,
     /// The route's parts.
-    pub plan: Arc<Plan>,
+    pub(super) plan: Arc<Plan>,
     /// Who is at the other end.
-    pub client: Client,
+    pub(super) client: Client,
     /// The host that selected the route.
-    pub host: Host,
+    pub(super) host: Host,
     /// Joins log lines and hops.
-    pub request_id: Box<str>,
+    pub(super) request_id: Box<str>,
     /// The request, cleaned of credentials and of spoofed headers.
-    pub opening: Opening,
+    pub(super) opening: Opening,
     /// The path that the upstream sees.
-    pub upstream_path: String,
+    pub(super) upstream_path: String,
     /// The subprotocol that sockgate echoes where it answers the upgrade itself.
-    pub echo: Option<Box<str>>,
+    pub(super) echo: Option<Box<str>>,
 }
 
 impl Exchange {
     /// Looks for a credential in the head.
-    pub fn find(&self) -> Finding {
+    pub(super) fn find(&self) -> Finding {
         let subprotocols = self.offered_subprotocols();
         let offered = Offered {
             headers: &self.opening.headers,
@@ -52,7 +51,7 @@ impl Exchange {
     }
 
     /// The entries of `Sec-WebSocket-Protocol`; none for plain HTTP.
-    pub fn offered_subprotocols(&self) -> Vec<&str> {
+    pub(super) fn offered_subprotocols(&self) -> Vec<&str> {
         match &self.opening.kind {
             Kind::Plain => Vec::new(),
             Kind::Upgrade(offer) => offer.subprotocols.iter().map(String::as_str).collect(),
@@ -60,14 +59,15 @@ impl Exchange {
     }
 
     /// Whether `Origin` is one that the policy allows.
-    pub fn origin_allowed(&self) -> bool {
-        let own = OwnOrigin { host: &self.host.name, port: self.host.port, https: self.client.https };
+    pub(super) fn origin_allowed(&self) -> bool {
+        let own =
+            OwnOrigin { host: &self.host.name, port: self.host.port, https: self.client.https };
         self.plan.access.origins.allows(&self.opening.headers, &own)
     }
 
     /// Cuts hop-by-hop headers, credentials and spoofed headers, in this order:
     /// a client could name ours in `Connection`.
-    pub fn clean(&mut self) {
+    pub(super) fn clean(&mut self) {
         let sources = &self.plan.access.sources;
         self.echo = sources.echo(&self.offered_subprotocols()).map(Into::into);
         let opening = &mut self.opening;
@@ -85,7 +85,7 @@ impl Exchange {
     }
 
     /// The variables that `expressions` use, of this request and of `identity`.
-    pub fn variables<'a>(
+    pub(super) fn variables<'a>(
         &self,
         identity: Option<&Identity>,
         uses: impl Fn(&str) -> bool,
@@ -105,7 +105,8 @@ impl Exchange {
         let mut headers = Map::new();
         for name in opening.headers.keys() {
             let values = opening.headers.get_all(name).into_iter();
-            let texts: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+            let texts: Vec<_> =
+                values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
             headers.insert(name.as_str().to_owned(), Value::String(texts.join(", ")));
         }
         json!({
@@ -126,7 +127,7 @@ impl Exchange {
     }
 
     /// The path and query that the upstream sees.
-    pub fn target(&self) -> String {
+    pub(super) fn target(&self) -> String {
         match &self.opening.query {
             Some(query) => format!("{}?{query}", self.upstream_path),
             None => self.upstream_path.clone(),
@@ -137,9 +138,15 @@ impl Exchange {
     ///
     /// # Errors
     /// [`Reason::Forbidden`] if an identity value cannot be sent.
-    pub fn upstream_headers(&self, identity: &Identity) -> Result<HeaderMap, Reason> {
+    pub(super) fn upstream_headers(&self, identity: &Identity) -> Result<HeaderMap, Reason> {
         let mut headers = self.opening.headers.clone();
-        for name in ["sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol", "sec-websocket-extensions", "sec-websocket-accept"] {
+        for name in [
+            "sec-websocket-key",
+            "sec-websocket-version",
+            "sec-websocket-protocol",
+            "sec-websocket-extensions",
+            "sec-websocket-accept",
+        ] {
             headers.remove(name);
         }
         if !identity.is_anonymous() {
@@ -166,7 +173,12 @@ impl Exchange {
     }
 
     /// `reject_message` or `accept_message` as text; none if it gives nothing.
-    pub fn message(&self, expression: Option<&Expression>, extra: Variables, identity: Option<&Identity>) -> Option<String> {
+    pub(super) fn message(
+        &self,
+        expression: Option<&Expression>,
+        extra: Variables,
+        identity: Option<&Identity>,
+    ) -> Option<String> {
         let expression = expression?;
         let mut variables = self.variables(identity, |name| expression.uses(name));
         variables.extend(extra);
@@ -178,15 +190,10 @@ impl Exchange {
     }
 
     /// `reject_message` for `reason`.
-    pub fn reject_message(&self, reason: Reason) -> Option<String> {
+    pub(super) fn reject_message(&self, reason: Reason) -> Option<String> {
         let access = &self.plan.access;
         let told = json!({ "code": reason.close_code(&access.codes), "text": reason.text() });
         self.message(access.reject_message.as_ref(), Variables::from([("reason", told)]), None)
-    }
-
-    /// The client's address.
-    pub fn ip(&self) -> IpAddr {
-        self.client.ip
     }
 }
 
@@ -197,13 +204,16 @@ fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
 }
 
 /// A client's request id that may be passed on: short and harmless in a log.
-pub fn sane_request_id(value: &HeaderValue) -> Option<&str> {
+pub(super) fn sane_request_id(value: &HeaderValue) -> Option<&str> {
     let text = value.to_str().ok()?;
-    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+');
+    let harmless = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+')
+    };
     ((1..=128).contains(&text.len()) && text.bytes().all(harmless)).then_some(text)
 }
 
 /// A fresh request id: 128 random bits in hex.
-pub fn fresh_request_id() -> Box<str> {
+pub(super) fn fresh_request_id() -> Box<str> {
     format!("{:032x}", rand::random::<u128>()).into()
 }

@@ -12,8 +12,8 @@ use super::slots::{Counts, Slot, Slots};
 use crate::clock::Ticker;
 use crate::connection::Registry;
 use crate::handshake::Fault;
-use crate::policy::{IpConnections, RateLimiter};
-use crate::telemetry::{Log, Metrics};
+use crate::policy::{self, IpKey};
+use crate::telemetry::Telemetry;
 
 /// The state that every connection works under.
 pub struct Gate {
@@ -23,38 +23,45 @@ pub struct Gate {
     pub registry: Arc<Registry>,
     /// The coarse clock of the relays.
     pub ticker: Arc<Ticker>,
-    /// Where lines go.
-    pub log: Log,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
+    /// Where lines go, and what is counted.
+    pub telemetry: Arc<Telemetry>,
     /// All connections, and those before the permit.
     pub counts: Arc<Counts>,
     /// Connections by client address.
-    pub per_ip: IpConnections,
-    /// Handshakes by client address.
-    pub rate: RateLimiter,
+    pub per_ip: policy::Counts<IpKey>,
+    unready: AtomicBool,
     draining: AtomicBool,
 }
 
 impl Gate {
     /// A gate that admits under `plans`.
-    pub fn new(plans: Plans, log: Log, metrics: Arc<Metrics>) -> Gate {
+    pub fn new(plans: Plans, telemetry: Arc<Telemetry>) -> Gate {
         let ticker = Arc::new(Ticker::default());
         Gate {
             plans: ArcSwap::from_pointee(plans),
             registry: Registry::new(Arc::clone(&ticker)),
             ticker,
-            log,
-            metrics,
+            telemetry,
             counts: Arc::default(),
-            per_ip: IpConnections::default(),
-            rate: RateLimiter::default(),
+            per_ip: policy::Counts::new(),
+            unready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
     }
 
-    /// From here on nothing new is admitted.
+    /// From here on the gate says that it is not ready; it still admits, until
+    /// everybody has heard.
     pub fn start_draining(&self) {
+        self.unready.store(true, Ordering::Release);
+    }
+
+    /// Whether a drain has begun.
+    pub fn is_unready(&self) -> bool {
+        self.unready.load(Ordering::Acquire)
+    }
+
+    /// From here on nothing new is admitted.
+    pub fn stop_admitting(&self) {
         self.draining.store(true, Ordering::Release);
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
+use super::IpSlot;
 use super::admission::{self, Admitted, admit};
 use super::after::refuse;
 use super::exchange::Exchange;
@@ -20,7 +21,6 @@ use crate::close::Reason;
 use crate::connection::Carrier;
 use crate::credential::{LoginMessage, MessageFormat, Presented};
 use crate::identity::Identity;
-use crate::policy::IpSlot;
 use crate::relay::frame::{Opcode, encode_frame};
 use crate::relay::{Endpoint, EndpointError, FirstMessage, Tap, TapVerdict};
 use crate::stream::Stream;
@@ -29,15 +29,15 @@ use crate::upstream::Upgraded;
 use crate::verifier::{Credential, VerifyError};
 
 /// A client that has been upgraded and has yet to say who it is.
-pub struct Login {
+pub(super) struct Login {
     /// The request.
-    pub exchange: Exchange,
+    pub(super) exchange: Exchange,
     /// What is told of it.
-    pub record: Record,
+    pub(super) record: Record,
     /// Its part in the count of its address.
-    pub ip_slot: Option<IpSlot>,
+    pub(super) ip_slot: Option<IpSlot>,
     /// The subprotocol that the client was answered.
-    pub subprotocol: Option<String>,
+    pub(super) subprotocol: Option<String>,
 }
 
 /// Who the first message proved, and what it said.
@@ -66,7 +66,7 @@ impl From<Reason> for Ending {
 
 impl Login {
     /// Reads the first message and goes on to the relay, or refuses.
-    pub async fn run(mut self, client: Stream, ahead: Bytes, unauthenticated: Option<Slot>) {
+    pub(super) async fn run(mut self, client: Stream, ahead: Bytes, unauthenticated: Option<Slot>) {
         let mut client = Endpoint::new(client, ahead);
         let timeout = self.exchange.plan.auth_timeout();
         let entering = tokio::time::timeout(timeout, self.enter(&mut client));
@@ -80,7 +80,9 @@ impl Login {
         let mut upstream = match dial(&self.exchange, &admitted, &identity, chosen).await {
             Ok(upstream) => upstream,
             Err(Failure::Reason(reason)) => return self.end(client, reason.into()).await,
-            Err(Failure::Answered(_)) => return self.end(client, Reason::UpstreamRefused.into()).await,
+            Err(Failure::Answered(_)) => {
+                return self.end(client, Reason::UpstreamRefused.into()).await;
+            }
         };
         if let Some(payload) = forwarded
             && send_up(&mut upstream, &payload).await.is_err()
@@ -105,7 +107,8 @@ impl Login {
         if token.expose().len() as u64 > plan.limits.credential_bytes.0 {
             return Err(Reason::MalformedCredential.into());
         }
-        let presented = Presented { index: source.index(), kind: "message", value: token, basic: false };
+        let presented =
+            Presented { index: source.index(), kind: "message", value: token, basic: false };
         let identity = admission::verify(&self.exchange, &presented, &mut self.record).await?;
         let admitted = admit(&self.exchange, &identity, Carrier::Socket)?;
         let mut variables = self.exchange.variables(Some(&identity), |_| source.rewrites());
@@ -118,19 +121,19 @@ impl Login {
         let Login { exchange, record, ip_slot, .. } = self;
         match ending {
             Ending::Refused(Reason::ProtocolError) => {
-                record.refused(Reason::ProtocolError, 1002);
+                record.refused(Reason::ProtocolError, 101, Some(1002));
                 client.close(1002, Reason::ProtocolError.text()).await;
             }
             Ending::Refused(reason) => {
                 let code = reason.close_code(&exchange.plan.access.codes);
-                record.refused(reason, code);
+                record.refused(reason, 101, Some(code));
                 refuse(client, exchange.reject_message(reason), code, reason.text()).await;
             }
             Ending::NotUtf8 => {
-                record.refused(Reason::ProtocolError, 1007);
+                record.refused(Reason::ProtocolError, 101, Some(1007));
                 client.close(1007, Reason::ProtocolError.text()).await;
             }
-            Ending::Gone => record.refused(Reason::MissingCredential, 1006),
+            Ending::Gone => record.refused(Reason::MissingCredential, 101, Some(1006)),
         }
         drop(ip_slot);
     }
@@ -155,14 +158,17 @@ async fn send_up(upstream: &mut Upgraded, payload: &[u8]) -> std::io::Result<()>
 
 /// Watches a live connection for further login messages: each must prove the
 /// same identity, and none reaches the upstream.
-pub struct LoginTap {
+pub(super) struct LoginTap {
     plan: Arc<super::plan::Plan>,
     identity: Arc<Identity>,
 }
 
 impl LoginTap {
     /// A tap for `exchange`, if its policy has login messages of a known shape.
-    pub fn for_second_logins(exchange: &Exchange, identity: &Arc<Identity>) -> Option<Box<dyn Tap>> {
+    pub(super) fn for_second_logins(
+        exchange: &Exchange,
+        identity: &Arc<Identity>,
+    ) -> Option<Box<dyn Tap>> {
         let source = exchange.plan.access.sources.message()?;
         match source.format() {
             MessageFormat::Json => Some(Box::new(LoginTap {
@@ -173,13 +179,18 @@ impl LoginTap {
         }
     }
 
-    async fn judge(plan: &super::plan::Plan, identity: &Identity, message: &[u8], text: bool) -> Result<(), Reason> {
+    async fn judge(
+        plan: &super::plan::Plan,
+        identity: &Identity,
+        message: &[u8],
+        text: bool,
+    ) -> Result<(), Reason> {
         let sources = &plan.access.sources;
         let source = sources.message().ok_or(Reason::Forbidden)?;
         let login = source.read(message, text)?;
         let chain = plan.access.chains.get(source.index()).ok_or(Reason::Forbidden)?;
         let credential = Credential { value: login.token.expose(), basic: false };
-        match chain.verify(&credential, clock::unix_now()).await.outcome {
+        match chain.verify(&credential, clock::unix_now()).await.result {
             Ok(proven) if proven.is_same(identity) => Ok(()),
             Ok(_) => Err(Reason::Forbidden),
             Err(VerifyError::Rejected(reason)) => Err(reason),
@@ -197,12 +208,18 @@ impl Tap for LoginTap {
         self.plan.access.sources.message().is_some_and(|source| source.matches(message, text))
     }
 
-    fn take(&mut self, message: Vec<u8>, text: bool) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
+    fn take(
+        &mut self,
+        message: Vec<u8>,
+        text: bool,
+    ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
         let (plan, identity) = (Arc::clone(&self.plan), Arc::clone(&self.identity));
         Box::pin(async move {
             match LoginTap::judge(&plan, &identity, &message, text).await {
                 Ok(()) => TapVerdict::Continue { reply: None },
-                Err(reason) => TapVerdict::Close { reason, code: reason.close_code(&plan.access.codes) },
+                Err(reason) => {
+                    TapVerdict::Close { reason, code: reason.close_code(&plan.access.codes) }
+                }
             }
         })
     }

@@ -18,24 +18,28 @@ mod upgrade;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header::ORIGIN;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 pub use self::after::After;
+use self::exchange::{Exchange, fresh_request_id, sane_request_id};
 pub use self::explain::{Question, Report, explain};
 pub use self::gate::{Gate, Link};
+use self::plain::Plain;
 pub use self::plan::{Access, Built, Plan, Plans, build};
+use self::rejection::refusal;
 pub use self::rejection::{Body, raw_refusal};
 pub use self::slots::{Counts, Slots};
-use self::exchange::{Exchange, fresh_request_id, sane_request_id};
-use self::plain::Plain;
-use self::rejection::refusal;
 use self::upgrade::Upgrade;
 use crate::close::Reason;
 use crate::handshake::{Client, Host, Kind, Opening};
-use crate::policy::IpKey;
-use crate::route::Match;
+use crate::policy::{self, IpKey};
+use crate::route::{Match, upstream_path};
 use crate::telemetry::Record;
+
+/// A connection's part in the count of its address.
+pub type IpSlot = policy::Slot<IpKey>;
 
 /// Answers one request. A 101 leaves what follows it on the link.
 pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>) -> Response<Body> {
@@ -48,41 +52,51 @@ pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>)
         Some(id) if client.trusted => id.into(),
         Some(_) | None => fresh_request_id(),
     };
-    let mut record = Record::open(&gate.log, &gate.metrics, &request_id, client.ip, head.method.as_str());
+    let mut record = Record::open(&gate.telemetry, &request_id, Some(client.ip));
+    let method = head.method.clone();
     let opening = match fault.map_or_else(|| Opening::read(head), Err) {
         Ok(opening) => opening,
         Err(reason) => return refuse(record, reason),
     };
-    record.set_url(plans.redactor.url(&full_path(&opening)));
-    record.set_origin(&opening.headers, &plans.redactor);
+    let origin = opening.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
+    record.request(&plans.redactor, method.as_str(), &full_path(&opening), origin);
     if gate.is_draining() {
         return refuse(record, Reason::Draining);
     }
     let host = plans.proxies.host(&client, &opening.headers).or_else(|| opening.host.clone());
     let host = host.unwrap_or(Host { name: "".into(), port: None });
     let (plan, upstream_path) = match plans.router.find(&host.name, &opening.path) {
-        Match::Found(found) => {
-            let plan = Arc::clone(found.value);
+        Match::Found(plan, rest) => {
             let base = plan.upstream.as_ref().and_then(|upstream| upstream.endpoint.base_path());
-            let path = found.upstream_path(&opening.path, base);
-            (plan, path)
+            (Arc::clone(plan), upstream_path(rest, &opening.path, base))
         }
         Match::None => return refuse(record, Reason::NoRoute),
     };
-    record.set_route(&plan.name, &plan.metrics);
+    record.route(&plan.metrics);
     if let Some(upstream) = &plan.upstream {
-        record.set_upstream(upstream.endpoint.label());
+        record.upstream(upstream.endpoint.label());
     }
     let is_upgrade = matches!(opening.kind, Kind::Upgrade(_));
     let ip_slot = match enter_limits(&gate, &plan, &client, is_upgrade) {
         Ok(slot) => slot,
         Err(reason) => return refuse(record, reason),
     };
-    let carries = plan.upstream.as_ref().is_some_and(|upstream| upstream.endpoint.carries_upgrades());
+    let carries =
+        plan.upstream.as_ref().is_some_and(|upstream| upstream.endpoint.carries_upgrades());
     if plan.access.deny || (is_upgrade && !carries) {
         return refuse(record, Reason::Forbidden);
     }
-    let mut exchange = Exchange { gate, plans, plan, client, host, request_id, opening, upstream_path, echo: None };
+    let mut exchange = Exchange {
+        gate,
+        plans,
+        plan,
+        client,
+        host,
+        request_id,
+        opening,
+        upstream_path,
+        echo: None,
+    };
     if !exchange.origin_allowed() {
         return refuse(record, Reason::OriginDenied);
     }
@@ -101,12 +115,12 @@ fn enter_limits(
     plan: &Plan,
     client: &Client,
     is_upgrade: bool,
-) -> Result<Option<crate::policy::IpSlot>, Reason> {
+) -> Result<Option<IpSlot>, Reason> {
     let key = IpKey::of(client.ip);
     let limits = &plan.limits;
     if is_upgrade
-        && limits.handshakes_per_ip != 0
-        && !gate.rate.allow(key, limits.handshakes_per_ip, Instant::now())
+        && let Some(rate) = &plan.rate
+        && !rate.admit(key, Instant::now())
     {
         return Err(Reason::LimitRate);
     }
@@ -118,7 +132,7 @@ fn enter_limits(
 
 /// A refusal that is always plain HTTP.
 fn refuse(record: Record, reason: Reason) -> Response<Body> {
-    record.refused(reason, reason.status().as_u16());
+    record.refused(reason, reason.status().as_u16(), None);
     refusal(reason, false)
 }
 

@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, Either};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::IpSlot;
 use super::admission::{self, Admitted, Shown};
 use super::exchange::Exchange;
 use super::gate::Link;
@@ -23,7 +24,6 @@ use crate::close::Reason;
 use crate::connection::{Carrier, Place};
 use crate::credential::Finding;
 use crate::identity::Identity;
-use crate::policy::IpSlot;
 use crate::relay::Control;
 use crate::telemetry::Record;
 use crate::upstream::{RequestBody, strip_hop_by_hop};
@@ -46,20 +46,24 @@ impl Plain<'_> {
         let presented = !matches!(finding, Finding::Absent);
         match self.forward(finding, body).await {
             Ok((response, guard)) => {
-                self.record.answered(response.status().as_u16());
+                self.record.answered(response.status().as_u16(), false);
                 let (mut head, body) = response.into_parts();
                 strip_hop_by_hop(&mut head.headers);
                 let body = StreamedBody { inner: body, live: Some(guard) };
                 Response::from_parts(head, Either::Right(body))
             }
             Err(reason) => {
-                self.record.refused(reason, reason.status().as_u16());
+                self.record.refused(reason, reason.status().as_u16(), None);
                 refusal(reason, presented)
             }
         }
     }
 
-    async fn forward(&mut self, finding: Finding, body: Incoming) -> Result<(Response<Incoming>, Live), Reason> {
+    async fn forward(
+        &mut self,
+        finding: Finding,
+        body: Incoming,
+    ) -> Result<(Response<Incoming>, Live), Reason> {
         let identity = if self.is_preflight() {
             // A browser sends no credential with it, and the answer says nothing.
             Arc::new(Identity::anonymous())
@@ -213,7 +217,8 @@ impl http_body::Body for PacedBody {
             }
             Poll::Pending => {
                 let due = Instant::now() + this.limit;
-                let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+                let sleep =
+                    this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
                 match sleep.as_mut().poll(context) {
                     Poll::Ready(()) => Poll::Ready(Some(Err(BodyError::Stalled.into()))),
                     Poll::Pending => Poll::Pending,

@@ -2,6 +2,7 @@
 //! before a socket is bound or a running plan is replaced.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderName;
 
+use crate::close::CloseCodes;
 use crate::config::{FileConfig, Loaded, PolicyConfig, RouteConfig};
 use crate::connection::{LiveLimits, SubjectLimit};
-use crate::close::CloseCodes;
 use crate::credential::Sources;
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{IdentityHeaders, Spoofed};
-use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, Reject, Rule};
+use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, RateLimiter, Reject, Rule};
 use crate::problem::Problem;
 use crate::route::{RoutePattern, Router};
 use crate::telemetry::{Metrics, Redactor, RouteMetrics};
@@ -35,6 +36,10 @@ pub struct Plans {
     pub redactor: Arc<Redactor>,
     /// The limits that apply before a route is known.
     pub limits: LimitsConfig,
+    /// `server.drain_delay`.
+    pub drain_delay: Duration,
+    /// `server.drain`.
+    pub drain: Duration,
 }
 
 /// A route's compiled parts.
@@ -55,6 +60,10 @@ pub struct Plan {
     pub live: Arc<LiveLimits>,
     /// Its counts.
     pub metrics: Arc<RouteMetrics>,
+    /// `limits.handshakes_per_ip`.
+    pub rate: Option<RateLimiter>,
+    /// The close codes from 3000 on that this route sends.
+    pub own_codes: [u16; 4],
 }
 
 /// A server behind the gate, with its pooled client for plain HTTP.
@@ -106,7 +115,13 @@ pub struct Built {
 /// # Errors
 /// All problems at once, by key path.
 pub fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Built, Vec<Problem>> {
-    let mut builder = Builder { file: &loaded.file, base: &loaded.base, problems: Vec::new(), warnings: Vec::new(), files: Vec::new() };
+    let mut builder = Builder {
+        file: &loaded.file,
+        base: &loaded.base,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+        files: Vec::new(),
+    };
     let verifiers = builder.verifiers();
     let policies = builder.policies(&verifiers);
     let routes = builder.routes(&policies, metrics);
@@ -126,6 +141,8 @@ pub fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Built, Vec<Problem>> 
         proxies,
         redactor: Arc::new(redactor),
         limits: loaded.file.limits.clone(),
+        drain_delay: loaded.file.server.drain_delay.0,
+        drain: loaded.file.server.drain.0,
     };
     Ok(Built { plans, warnings, files })
 }
@@ -138,7 +155,10 @@ fn identity_names(file: &FileConfig) -> Vec<HeaderName> {
 }
 
 /// Every name under which a credential may travel.
-fn credential_names<'a>(file: &FileConfig, policies: impl Iterator<Item = &'a Arc<Access>>) -> Vec<String> {
+fn credential_names<'a>(
+    file: &FileConfig,
+    policies: impl Iterator<Item = &'a Arc<Access>>,
+) -> Vec<String> {
     let mut names = file.log.redact.clone();
     for access in policies {
         let sources = &access.sources;
@@ -179,7 +199,8 @@ impl Builder<'_> {
         for (name, config) in &self.file.verifiers {
             let prefix = format!("verifiers.{name}");
             if let Some(built) = self.take(&prefix, verifier::build(name, config, self.base)) {
-                self.warnings.extend(built.warnings.into_iter().map(|warning| warning.under(&prefix)));
+                self.warnings
+                    .extend(built.warnings.into_iter().map(|warning| warning.under(&prefix)));
                 self.files.extend(built.files);
                 verifiers.insert(name.clone(), built.verifier);
             }
@@ -207,16 +228,32 @@ impl Builder<'_> {
         policies
     }
 
-    fn policy(&mut self, name: &str, config: &PolicyConfig, verifiers: &Verifiers) -> Option<Access> {
+    fn policy(
+        &mut self,
+        name: &str,
+        config: &PolicyConfig,
+        verifiers: &Verifiers,
+    ) -> Option<Access> {
         let prefix = format!("policies.{name}");
         let at = |key: &str| format!("{prefix}.{key}");
         let sources = self.take(&at("credentials"), Sources::compile(&config.credentials));
         let ambient = sources.as_ref().is_some_and(Sources::ambient);
         let origins = self.take(&prefix, Origins::compile(config.origins.as_ref(), ambient));
-        let rule = self.take(&prefix, Rule::compile(config.require.as_deref()).map_err(|problem| vec![problem]));
+        let rule = self.take(
+            &prefix,
+            Rule::compile(config.require.as_deref()).map_err(|problem| vec![problem]),
+        );
         let codes = self.take(&at("codes"), config.codes.resolve());
-        let reject_message = self.message(&at("reject_message"), config.reject_message.as_deref(), &["reason", "request"]);
-        let accept_message = self.message(&at("accept_message"), config.accept_message.as_deref(), &["identity", "request", "message"]);
+        let reject_message = self.message(
+            &at("reject_message"),
+            config.reject_message.as_deref(),
+            &["reason", "request"],
+        );
+        let accept_message = self.message(
+            &at("accept_message"),
+            config.accept_message.as_deref(),
+            &["identity", "request", "message"],
+        );
         let sources = sources?;
         let chains = (0..config.credentials.len())
             .map(|index| {
@@ -253,7 +290,8 @@ impl Builder<'_> {
         let mut routes = Vec::new();
         for (index, config) in self.file.routes.iter().enumerate() {
             let prefix = format!("routes[{index}]");
-            let pattern = self.take(&prefix, RoutePattern::parse(config.host.as_deref(), &config.path.0));
+            let pattern =
+                self.take(&prefix, RoutePattern::parse(config.host.as_deref(), &config.path.0));
             let plan = self.route(&prefix, config, policies, metrics);
             if let (Some(pattern), Some(plan)) = (pattern, plan) {
                 routes.push((pattern, Arc::new(plan)));
@@ -262,11 +300,21 @@ impl Builder<'_> {
         routes
     }
 
-    fn route(&mut self, prefix: &str, config: &RouteConfig, policies: &Policies, metrics: &Metrics) -> Option<Plan> {
+    fn route(
+        &mut self,
+        prefix: &str,
+        config: &RouteConfig,
+        policies: &Policies,
+        metrics: &Metrics,
+    ) -> Option<Plan> {
         let limits = self.file.limits.with(&config.limits);
         let identity = config.identity.as_ref();
-        let identity_prefix = if identity.is_some() { format!("{prefix}.identity") } else { "identity".to_owned() };
-        let identity = self.take(&identity_prefix, IdentityHeaders::compile(identity.unwrap_or(&self.file.identity)));
+        let identity_prefix =
+            if identity.is_some() { format!("{prefix}.identity") } else { "identity".to_owned() };
+        let identity = self.take(
+            &identity_prefix,
+            IdentityHeaders::compile(identity.unwrap_or(&self.file.identity)),
+        );
         let upstream = config.upstream.as_ref().map(|upstream| {
             self.take(&format!("{prefix}.upstream"), Endpoint::build(upstream, self.base))
         });
@@ -274,30 +322,43 @@ impl Builder<'_> {
             None => None,
             Some(endpoint) => {
                 let endpoint = Arc::new(endpoint?);
-                let http = HttpClient::new(Arc::clone(&endpoint), limits.upstream_connect_timeout.0);
+                let http =
+                    HttpClient::new(Arc::clone(&endpoint), limits.upstream_connect_timeout.0);
                 Some(Upstream { endpoint, http })
             }
         };
         // Names that do not resolve have been reported by `config` already.
         let access = policies.get(&config.policy)?;
-        let lifetime = self.file.policies.get(&config.policy).map(|policy| policy.lifetime.clone()).unwrap_or_default();
+        let lifetime = self
+            .file
+            .policies
+            .get(&config.policy)
+            .map(|policy| policy.lifetime.clone())
+            .unwrap_or_default();
         let name = route_name(config);
-        let own_codes = [access.codes.unauthorized, access.codes.expired, access.codes.forbidden, 4029];
+        let own_codes =
+            [access.codes.unauthorized, access.codes.expired, access.codes.forbidden, 4029];
         Some(Plan {
             access: Arc::clone(access),
             upstream,
             identity: identity?,
             subprotocols: config.subprotocols.clone(),
             live: Arc::new(live_limits(&limits, LiveLimits::of(&lifetime))),
+            metrics: self.take(
+                prefix,
+                metrics.route(&name).map_err(|error| vec![Problem::new("name", error.to_string())]),
+            )?,
+            rate: NonZeroU32::new(limits.handshakes_per_ip).map(RateLimiter::new),
+            own_codes,
             limits,
-            metrics: metrics.route(&name, &own_codes),
             name,
         })
     }
 }
 
 fn live_limits(limits: &LimitsConfig, lifetime: LiveLimits) -> LiveLimits {
-    let lifetime = lifetime.with(limits.idle_timeout.0, limits.ping_interval.0, limits.stall_timeout.0);
+    let lifetime =
+        lifetime.with(limits.idle_timeout.0, limits.ping_interval.0, limits.stall_timeout.0);
     let per_subject = (limits.connections_per_subject != 0).then_some(SubjectLimit {
         most: limits.connections_per_subject,
         close_oldest: limits.on_subject_limit == OnSubjectLimit::CloseOldest,
@@ -330,5 +391,6 @@ impl Plan {
 
 /// An encoded text frame from sockgate to a client.
 pub fn text_frame(text: &str) -> Bytes {
-    crate::relay::frame::encode_frame(crate::relay::frame::Opcode::TEXT, text.as_bytes(), None).into()
+    crate::relay::frame::encode_frame(crate::relay::frame::Opcode::TEXT, text.as_bytes(), None)
+        .into()
 }

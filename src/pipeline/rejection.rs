@@ -72,8 +72,14 @@ mod tests {
 
     #[test]
     fn busy_answers_say_when_to_come_back() {
-        for reason in [Reason::LimitIp, Reason::LimitRate, Reason::Draining, Reason::VerifierUnavailable] {
-            assert!(refusal(reason, false).headers().contains_key(RETRY_AFTER), "{}", reason.label());
+        for reason in
+            [Reason::LimitIp, Reason::LimitRate, Reason::Draining, Reason::VerifierUnavailable]
+        {
+            assert!(
+                refusal(reason, false).headers().contains_key(RETRY_AFTER),
+                "{}",
+                reason.label()
+            );
         }
     }
 }

@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::IpSlot;
 use super::exchange::Exchange;
 use super::gate::Gate;
 use super::login::LoginTap;
 use super::plan::Plan;
 use crate::connection::Place;
 use crate::identity::Identity;
-use crate::policy::IpSlot;
-use crate::relay::{Direction, Initiator, RelaySettings, Tap, relay};
+use crate::relay::{self, Ended, RelaySettings, Tap, relay};
 use crate::stream::Stream;
-use crate::telemetry::{Closing, OpenRecord, Record};
+use crate::telemetry::{Ending, Initiator, Record};
 
 /// A connection that has been admitted. It outlives its handshake by days, so it
 /// keeps nothing of it but what the end needs.
-pub struct Session {
+pub(super) struct Session {
     gate: Arc<Gate>,
     plan: Arc<Plan>,
-    record: OpenRecord,
+    record: Record,
     place: Place,
     ip_slot: Option<IpSlot>,
     greeting: Bytes,
@@ -30,23 +30,29 @@ pub struct Session {
 
 impl Session {
     /// Keeps of `exchange` what the connection needs, and logs that it is open.
-    pub fn new(
+    pub(super) fn new(
         exchange: Exchange,
-        record: Record,
+        mut record: Record,
         place: Place,
         ip_slot: Option<IpSlot>,
         greeting: Bytes,
         identity: &Arc<Identity>,
     ) -> Session {
-        let record = record.admitted(101);
+        record.admitted();
         let gate = Arc::clone(&exchange.gate);
         let plan = Arc::clone(&exchange.plan);
-        let tap = LoginTap::for_second_logins(exchange, identity);
+        let tap = LoginTap::for_second_logins(&exchange, identity);
         Session { gate, plan, record, place, ip_slot, greeting, tap }
     }
 
     /// Relays until both sides are done.
-    pub async fn run(self, client: Stream, client_ahead: Bytes, upstream: Stream, upstream_ahead: Bytes) {
+    pub(super) async fn run(
+        self,
+        client: Stream,
+        client_ahead: Bytes,
+        upstream: Stream,
+        upstream_ahead: Bytes,
+    ) {
         let Session { gate, plan, record, place, ip_slot, greeting, tap } = self;
         let settings = RelaySettings { message_bytes: plan.message_bytes(), greeting };
         let control = Arc::clone(&place.entry().control);
@@ -55,24 +61,20 @@ impl Session {
             client_ahead,
             upstream,
             upstream_ahead,
-            Arc::clone(&control),
+            control,
             Arc::clone(&gate.ticker),
             settings,
             tap,
         )
         .await;
+        let flow = place.entry().flow();
         drop((place, ip_slot));
-        let (up, down) = (control.tally(Direction::Up), control.tally(Direction::Down));
-        record.closed(Closing {
-            initiator: match ended.initiator {
-                Initiator::Client => "client",
-                Initiator::Upstream => "upstream",
-                Initiator::Sockgate => "sockgate",
-            },
-            code: ended.code,
-            reason: ended.reason,
-            bytes: [up.bytes(), down.bytes()],
-            frames: [up.frames(), down.frames()],
-        });
+        let initiator = match ended.initiator {
+            relay::Initiator::Client => Initiator::Client,
+            relay::Initiator::Upstream => Initiator::Upstream,
+            relay::Initiator::Sockgate => Initiator::Sockgate,
+        };
+        let Ended { code, reason, .. } = ended;
+        record.closed(&Ending { initiator, code, reason, flow, own_codes: &plan.own_codes });
     }
 }

@@ -68,7 +68,11 @@ mod tests {
     #[test]
     fn both_counts_are_kept_apart() {
         let counts = Arc::new(Counts::default());
-        let limits = LimitsConfig { connections: 3, unauthenticated: Share::Percent(34), ..LimitsConfig::default() };
+        let limits = LimitsConfig {
+            connections: 3,
+            unauthenticated: Share::Percent(34),
+            ..LimitsConfig::default()
+        };
         let first = counts.enter(&limits).unwrap();
         let second = counts.enter(&limits).unwrap();
         assert_eq!(counts.enter(&limits).err(), Some(Reason::LimitUnauthenticated));

@@ -1,12 +1,17 @@
 //! The way of an upgrade whose head holds the credential: decide, dial, and only
 //! after the upstream's valid 101 tell the client 101 (RFC 6455 §4.2.2).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
 use http::{Response, StatusCode};
 use http_body_util::{Either, Full};
 use serde_json::json;
 
+use super::IpSlot;
 use super::admission::{self, Admitted, Shown};
 use super::after::{After, Task};
 use super::exchange::Exchange;
@@ -22,31 +27,32 @@ use crate::credential::Finding;
 use crate::expression::Variables;
 use crate::handshake::{Kind, accept_for};
 use crate::identity::Identity;
-use crate::policy::{IpSlot, Reject};
+use crate::policy::Reject;
 use crate::telemetry::Record;
 use crate::upstream::{UpgradeError, UpgradeRequest, Upgraded, connect, strip_hop_by_hop};
 
 /// An upgrade on its way.
-pub struct Upgrade<'a> {
+pub(super) struct Upgrade<'a> {
     /// The client's connection.
-    pub link: &'a Link,
+    pub(super) link: &'a Link,
     /// The request.
-    pub exchange: Exchange,
+    pub(super) exchange: Exchange,
     /// What is told of it.
-    pub record: Record,
+    pub(super) record: Record,
     /// Its part in the count of its address.
-    pub ip_slot: Option<IpSlot>,
+    pub(super) ip_slot: Option<IpSlot>,
 }
 
 impl Upgrade<'_> {
     /// Answers the upgrade; what follows the 101 is left on the link.
-    pub async fn answer(mut self, finding: Finding) -> Response<Body> {
+    pub(super) async fn answer(mut self, finding: Finding) -> Response<Body> {
         let presented = !matches!(finding, Finding::Absent);
-        let identity = match admission::authenticate(&self.exchange, finding, &mut self.record).await {
-            Ok(Shown::Identity(identity)) => identity,
-            Ok(Shown::Nothing) => return self.ask_for_message(),
-            Err(reason) => return self.refuse(reason, presented),
-        };
+        let identity =
+            match admission::authenticate(&self.exchange, finding, &mut self.record).await {
+                Ok(Shown::Identity(identity)) => identity,
+                Ok(Shown::Nothing) => return self.ask_for_message(),
+                Err(reason) => return self.refuse(reason, presented),
+            };
         let admitted = match admission::admit(&self.exchange, &identity, Carrier::Socket) {
             Ok(admitted) => admitted,
             Err(reason) => return self.refuse(reason, presented),
@@ -56,7 +62,7 @@ impl Upgrade<'_> {
             Ok(upgraded) => self.connect_through(admitted, &identity, upgraded),
             Err(Failure::Reason(reason)) => self.refuse(reason, presented),
             Err(Failure::Answered(response)) => {
-                self.record.refused(Reason::UpstreamRefused, response.status().as_u16());
+                self.record.refused(Reason::UpstreamRefused, response.status().as_u16(), None);
                 let (mut head, body) = response.into_parts();
                 strip_hop_by_hop(&mut head.headers);
                 head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -65,7 +71,12 @@ impl Upgrade<'_> {
         }
     }
 
-    fn connect_through(self, admitted: Admitted, identity: &Identity, upgraded: Upgraded) -> Response<Body> {
+    fn connect_through(
+        self,
+        admitted: Admitted,
+        identity: &Arc<Identity>,
+        upgraded: Upgraded,
+    ) -> Response<Body> {
         let Upgraded { stream, ahead, mut headers } = upgraded;
         strip_hop_by_hop(&mut headers);
         headers.remove(SEC_WEBSOCKET_ACCEPT);
@@ -87,21 +98,27 @@ impl Upgrade<'_> {
     fn ask_for_message(mut self) -> Response<Body> {
         let chosen = chosen_subprotocol(&self.exchange).map(str::to_owned);
         let mut headers = HeaderMap::new();
-        if let Some(value) = chosen.as_deref().and_then(|chosen| HeaderValue::from_str(chosen).ok()) {
+        if let Some(value) = chosen.as_deref().and_then(|chosen| HeaderValue::from_str(chosen).ok())
+        {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
         }
         let response = self.switching(headers);
-        self.record.set_credential("message");
+        self.record.credential("message");
         let Upgrade { link, exchange, record, ip_slot } = self;
-        link.leave(After::new(Task::Login(Login { exchange, record, ip_slot, subprotocol: chosen })));
+        link.leave(After::new(Task::Login(Login {
+            exchange,
+            record,
+            ip_slot,
+            subprotocol: chosen,
+        })));
         response
     }
 
     /// Refuses so that the client can read it, unless the policy wants HTTP.
-    fn refuse(mut self, reason: Reason, presented: bool) -> Response<Body> {
+    fn refuse(self, reason: Reason, presented: bool) -> Response<Body> {
         let access = &self.exchange.plan.access;
         if access.reject == Reject::Http {
-            self.record.refused(reason, reason.status().as_u16());
+            self.record.refused(reason, reason.status().as_u16(), None);
             return refusal(reason, presented);
         }
         let code = reason.close_code(&access.codes);
@@ -111,7 +128,7 @@ impl Upgrade<'_> {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, echo);
         }
         let response = self.switching(headers);
-        self.record.refused(reason, code);
+        self.record.refused(reason, 101, Some(code));
         self.link.leave(After::new(Task::Refuse { message, code, text: reason.text() }));
         response
     }
@@ -135,7 +152,7 @@ impl Upgrade<'_> {
 }
 
 /// Why the upstream is not there.
-pub enum Failure {
+pub(super) enum Failure {
     /// Ours to tell.
     Reason(Reason),
     /// It answered for itself.
@@ -147,7 +164,7 @@ pub enum Failure {
 ///
 /// # Errors
 /// [`Failure`]; both are counted here.
-pub async fn dial(
+pub(super) async fn dial(
     exchange: &Exchange,
     admitted: &Admitted,
     identity: &Identity,
@@ -186,13 +203,20 @@ pub async fn dial(
 }
 
 /// `accept_message` as a frame; no bytes if there is none.
-pub fn greeting(exchange: &Exchange, identity: &Identity, message: Option<&serde_json::Value>) -> Bytes {
+pub(super) fn greeting(
+    exchange: &Exchange,
+    identity: &Identity,
+    message: Option<&serde_json::Value>,
+) -> Bytes {
     let extra = match message {
         Some(message) => Variables::from([("message", message.clone())]),
         None => Variables::from([("message", json!(null))]),
     };
     let expression = exchange.plan.access.accept_message.as_ref();
-    exchange.message(expression, extra, Some(identity)).map(|text| text_frame(&text)).unwrap_or_default()
+    exchange
+        .message(expression, extra, Some(identity))
+        .map(|text| text_frame(&text))
+        .unwrap_or_default()
 }
 
 /// What sockgate accepts before the upstream is asked.
@@ -201,5 +225,8 @@ fn chosen_subprotocol(exchange: &Exchange) -> Option<&str> {
     if configured.is_empty() {
         return exchange.echo.as_deref();
     }
-    exchange.offered_subprotocols().into_iter().find(|offered| configured.iter().any(|one| one == offered))
+    exchange
+        .offered_subprotocols()
+        .into_iter()
+        .find(|offered| configured.iter().any(|one| one == offered))
 }

@@ -5,7 +5,7 @@
 //! are a load and a store, not a locked addition.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 
 use atomic_waker::AtomicWaker;
 
@@ -75,6 +75,12 @@ impl Control {
         let packed = self.close.load(Ordering::Acquire).to_be_bytes();
         let [_, reason, high, low] = packed;
         Some((Reason::from_number(reason)?, u16::from_be_bytes([high, low])))
+    }
+
+    /// Waits for a requested close; only one task at a time may wait.
+    pub fn poll_requested(&self, context: &mut Context<'_>) -> Poll<(Reason, u16)> {
+        self.register(context.waker());
+        self.requested().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Asks the relay to ping the client as soon as it is between two frames.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use super::config::{LogConfig, LogFormat, LogLevel};
-use super::redact::without_jwts;
+use super::jwt::without_jwts;
 use crate::clock::{rfc3339, unix_millis};
 
 /// How many lines may wait for the writer.

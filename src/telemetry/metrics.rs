@@ -4,7 +4,6 @@
 //! A route's children are looked up once, in [`Metrics::route`]; the data path
 //! adds numbers that were tallied elsewhere.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,11 +12,9 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::label::{Direction, Initiator, OPCODES, Outcome};
 use super::process::ProcessCollector;
 use super::sampler::Sampler;
-
-/// The opcodes of `sockgate_frames_total`, in the order in which frames are counted.
-pub const OPCODES: [&str; 6] = ["text", "binary", "continuation", "ping", "pong", "close"];
 
 /// From the start of something to its answer: half a millisecond to ten seconds.
 const LATENCY: [f64; 14] =
@@ -28,72 +25,6 @@ const LIFETIME: [f64; 13] = [
     1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 28_800.0, 43_200.0, 86_400.0, 259_200.0,
     604_800.0,
 ];
-
-/// Which way bytes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Client → upstream.
-    Up = 0,
-    /// Upstream → client.
-    Down = 1,
-}
-
-impl Direction {
-    /// Both.
-    pub const ALL: [Direction; 2] = [Direction::Up, Direction::Down];
-
-    /// The label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Direction::Up => "up",
-            Direction::Down => "down",
-        }
-    }
-}
-
-/// Who ended a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Initiator {
-    /// The client.
-    Client,
-    /// The upstream.
-    Upstream,
-    /// sockgate.
-    Sockgate,
-}
-
-impl Initiator {
-    /// The label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Initiator::Client => "client",
-            Initiator::Upstream => "upstream",
-            Initiator::Sockgate => "sockgate",
-        }
-    }
-}
-
-/// What became of an attempt to be let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Let in.
-    Admitted,
-    /// Turned away.
-    Refused,
-    /// Something that sockgate depends on, or sockgate itself, cannot serve it.
-    Unavailable,
-}
-
-impl Outcome {
-    /// The label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Outcome::Admitted => "admitted",
-            Outcome::Refused => "refused",
-            Outcome::Unavailable => "unavailable",
-        }
-    }
-}
 
 /// All metrics of the process. Made once; a reload keeps them.
 pub struct Metrics {
@@ -357,7 +288,7 @@ impl RouteMetrics {
         add(&self.families.upstream_errors, &[&*self.name, kind], 1);
     }
 
-    /// A connection ended; `code` comes from [`code_label`].
+    /// A connection ended; `code` comes from [`code_label`](super::code_label).
     pub fn closes(&self, initiator: Initiator, code: &str) {
         add(&self.families.closes, &[&*self.name, initiator.label(), code], 1);
     }
@@ -367,7 +298,8 @@ impl RouteMetrics {
         self.duration.observe(seconds);
     }
 
-    /// An HTTP answer other than 101; `status` comes from [`status_label`].
+    /// An HTTP answer other than 101; `status` comes from
+    /// [`status_label`](super::status_label).
     pub fn http_request(&self, status: &str) {
         add(&self.families.http_requests, &[&*self.name, status], 1);
     }
@@ -376,31 +308,6 @@ impl RouteMetrics {
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// The label of a close code: the number if it is a standard one or one that
-/// this configuration sends (`own`), else its range.
-pub fn code_label(code: u16, own: &[u16]) -> Cow<'static, str> {
-    match code {
-        1000..=1015 => code.to_string().into(),
-        _ if own.contains(&code) => code.to_string().into(),
-        3000..=3999 => "3xxx".into(),
-        4000..=4999 => "4xxx".into(),
-        _ => "other".into(),
-    }
-}
-
-/// The label of an HTTP status: the number if sockgate sent it, else the class.
-pub fn status_label(status: u16, ours: bool) -> Cow<'static, str> {
-    match status {
-        _ if ours => status.to_string().into(),
-        100..=199 => "1xx".into(),
-        200..=299 => "2xx".into(),
-        300..=399 => "3xx".into(),
-        400..=499 => "4xx".into(),
-        500..=599 => "5xx".into(),
-        _ => "other".into(),
     }
 }
 
@@ -458,6 +365,7 @@ fn histogram(
 
 #[cfg(test)]
 mod tests {
+    use super::super::label::{code_label, status_label};
     use super::*;
 
     #[test]
@@ -507,15 +415,5 @@ mod tests {
     fn a_route_is_made_once() {
         let metrics = Metrics::new().unwrap();
         assert!(Arc::ptr_eq(&metrics.route("a").unwrap(), &metrics.route("a").unwrap()));
-    }
-
-    #[test]
-    fn labels_are_few() {
-        let labels = [999, 1000, 1015, 1016, 2999, 3000, 4001, 4500, 5000, u16::MAX]
-            .map(|code| code_label(code, &[4001]));
-        let expected =
-            ["other", "1000", "1015", "other", "other", "3xxx", "4001", "4xxx", "other", "other"];
-        assert_eq!(labels, expected);
-        assert_eq!([status_label(404, false), status_label(404, true)], ["4xx", "404"]);
     }
 }

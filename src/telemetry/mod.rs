@@ -5,6 +5,8 @@
 //! tallies, this room adds up).
 
 mod config;
+mod jwt;
+mod label;
 mod log;
 mod metrics;
 mod process;
@@ -13,10 +15,9 @@ mod redact;
 mod sampler;
 
 pub use self::config::{LogConfig, LogFormat, LogLevel};
+pub use self::jwt::without_jwts;
+pub use self::label::{Direction, Initiator, OPCODES, Outcome, code_label, status_label};
 pub use self::log::Log;
-pub use self::metrics::{
-    Direction, Initiator, Metrics, OPCODES, OpenGuard, Outcome, RouteMetrics, code_label,
-    status_label,
-};
-pub use self::record::{Ending, Flow, Record, Telemetry};
-pub use self::redact::{REDACTED, Redactor, without_jwts};
+pub use self::metrics::{Metrics, OpenGuard, RouteMetrics};
+pub use self::record::{Ending, Flow, Record, Telemetry, Traffic};
+pub use self::redact::{REDACTED, Redactor};

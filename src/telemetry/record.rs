@@ -3,16 +3,15 @@
 //! value, so they cannot disagree; a record that is dropped says `abandoned`.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use prometheus::Error;
 use serde_json::Value;
 
+use super::label::{Direction, Initiator, Outcome, code_label, status_label};
 use super::log::Log;
-use super::metrics::{
-    Direction, Initiator, Metrics, OpenGuard, Outcome, RouteMetrics, code_label, status_label,
-};
+use super::metrics::{Metrics, OpenGuard, RouteMetrics};
 use super::redact::Redactor;
 use crate::clock::unix_now;
 use crate::close::Reason;
@@ -52,6 +51,33 @@ pub struct Flow {
     pub frames: [[u64; 6]; 2],
 }
 
+/// What of a connection's flow has been added to its route's metrics.
+pub struct Traffic {
+    route: Arc<RouteMetrics>,
+    counted: Mutex<Flow>,
+}
+
+impl Traffic {
+    /// Nothing yet.
+    pub fn new(route: Arc<RouteMetrics>) -> Traffic {
+        Traffic { route, counted: Mutex::default() }
+    }
+
+    /// Adds what was relayed since the last call.
+    pub fn report(&self, flow: &Flow) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        for direction in Direction::ALL {
+            let at = direction as usize;
+            self.route.add_bytes(direction, flow.bytes[at].saturating_sub(counted.bytes[at]));
+            let frames = flow.frames[at].iter().zip(&counted.frames[at]);
+            for (opcode, (now, before)) in frames.enumerate() {
+                self.route.add_frames(direction, opcode, now.saturating_sub(*before));
+            }
+        }
+        *counted = *flow;
+    }
+}
+
 /// How an admitted connection ended.
 #[derive(Clone, Copy)]
 pub struct Ending<'a> {
@@ -71,7 +97,7 @@ enum Stage {
     /// Before a decision.
     Opening(Box<Opening>),
     /// Admitted, as a WebSocket connection.
-    Open { since: Instant, counted: Box<Flow>, _guard: OpenGuard },
+    Open { since: Instant, _guard: OpenGuard },
     /// Everything is said.
     Finished,
 }
@@ -189,11 +215,7 @@ impl Record {
         self.decision(&opening, Outcome::Admitted, "");
         let fields = self.opening_line(&opening, Outcome::Admitted.label(), None, Some(101));
         self.telemetry.log.record(&fields);
-        self.stage = Stage::Open {
-            since: Instant::now(),
-            counted: Box::default(),
-            _guard: self.route.open(),
-        };
+        self.stage = Stage::Open { since: Instant::now(), _guard: self.route.open() };
     }
 
     /// Let in as plain HTTP and answered with `status`; `ours` if it is not the
@@ -226,26 +248,8 @@ impl Record {
         self.sampled(line, code);
     }
 
-    /// Adds to the metrics what was relayed since the last call.
-    pub fn progress(&mut self, flow: &Flow) {
-        let Stage::Open { counted, .. } = &mut self.stage else {
-            return;
-        };
-        for direction in Direction::ALL {
-            let at = direction as usize;
-            let bytes = flow.bytes[at].saturating_sub(counted.bytes[at]);
-            self.route.add_bytes(direction, bytes);
-            let frames = flow.frames[at].iter().zip(&counted.frames[at]);
-            for (opcode, (now, before)) in frames.enumerate() {
-                self.route.add_frames(direction, opcode, now.saturating_sub(*before));
-            }
-        }
-        **counted = *flow;
-    }
-
     /// The connection ended.
     pub fn closed(mut self, ending: &Ending<'_>) {
-        self.progress(&ending.flow);
         let Stage::Open { since, .. } = self.stage else {
             return;
         };
@@ -348,10 +352,15 @@ impl Drop for Record {
             Stage::Opening(opening) => {
                 self.sampled(self.opening_line(&opening, "abandoned", None, None), None);
             }
-            Stage::Open { since, counted, .. } => {
+            Stage::Open { since, .. } => {
                 self.route.duration(since.elapsed().as_secs_f64());
                 self.route.closes(Initiator::Sockgate, "other");
-                self.telemetry.log.record(&self.closing_line("abandoned", None, since, &counted));
+                self.telemetry.log.record(&self.closing_line(
+                    "abandoned",
+                    None,
+                    since,
+                    &Flow::default(),
+                ));
             }
             Stage::Finished => {}
         }
@@ -434,7 +443,8 @@ mod tests {
         record.admitted();
         assert!(has(&telemetry, "sockgate_connections_open{route=\"chat\"} 1"));
         let mut flow = Flow { bytes: [10, 20], ..Flow::default() };
-        record.progress(&flow);
+        let traffic = Traffic::new(telemetry.metrics.route("chat").unwrap());
+        traffic.report(&flow);
         flow.bytes = [15, 20];
         flow.frames[1][0] = 3;
         record.closed(&Ending {
@@ -444,6 +454,7 @@ mod tests {
             flow,
             own_codes: &[],
         });
+        traffic.report(&flow);
         let logged = lines.json(&telemetry.log);
         let keys =
             |at: usize| -> Vec<_> { logged[at].as_object().unwrap().keys().cloned().collect() };

@@ -76,7 +76,8 @@ impl Endpoint {
             Carrier::Unix(PathBuf::from(parts.carrier))
         } else {
             let default = if secure { 443 } else { 80 };
-            let (host, port) = host_and_port(parts.carrier, default).map_err(|m| url(m.to_owned()))?;
+            let (host, port) =
+                host_and_port(parts.carrier, default).map_err(|m| url(m.to_owned()))?;
             Carrier::Tcp { host: host.into(), port }
         };
         let tls = match (&carrier, secure) {
@@ -115,7 +116,10 @@ impl Endpoint {
     pub(super) async fn dial(&self) -> Result<Stream, DialError> {
         let stream = match &self.carrier {
             Carrier::Unix(path) => {
-                return UnixStream::connect(path).await.map(Stream::Unix).map_err(DialError::Connect);
+                return UnixStream::connect(path)
+                    .await
+                    .map(Stream::Unix)
+                    .map_err(DialError::Connect);
             }
             Carrier::Tcp { host, port } => dial_tcp(host, *port).await?,
         };
@@ -123,7 +127,8 @@ impl Endpoint {
             None => Ok(Stream::Tcp(stream)),
             Some((config, name)) => {
                 let connector = TlsConnector::from(Arc::clone(config));
-                let stream = connector.connect(name.clone(), stream).await.map_err(DialError::Tls)?;
+                let stream =
+                    connector.connect(name.clone(), stream).await.map_err(DialError::Tls)?;
                 Ok(Stream::TlsClient(Box::new(stream)))
             }
         }
@@ -141,7 +146,9 @@ async fn dial_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
     for address in addresses {
         let connecting = TcpStream::connect(address);
         let connected = if several {
-            tokio::time::timeout(PER_ADDRESS, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            tokio::time::timeout(PER_ADDRESS, connecting)
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         } else {
             connecting.await
         };
@@ -165,21 +172,29 @@ fn build_tls(
 ) -> Result<(Arc<ClientConfig>, ServerName<'static>), Vec<Problem>> {
     let written = config.tls.clone().unwrap_or_default();
     let name = written.server_name.as_deref().unwrap_or(host);
-    let server_name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned())
-        .map_err(|_| vec![Problem::new("tls.server_name", "expected a DNS name or an IP address")])?;
+    let server_name =
+        ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(|_| {
+            vec![Problem::new("tls.server_name", "expected a DNS name or an IP address")]
+        })?;
     let identity = match (&written.client_cert, &written.client_key) {
         (Some(cert), Some(key)) => Some((base.join(cert), base.join(key))),
         (None, None) => None,
-        (Some(_), None) => return Err(vec![Problem::new("tls.client_key", "is required with client_cert")]),
-        (None, Some(_)) => return Err(vec![Problem::new("tls.client_cert", "is required with client_key")]),
+        (Some(_), None) => {
+            return Err(vec![Problem::new("tls.client_key", "is required with client_cert")]);
+        }
+        (None, Some(_)) => {
+            return Err(vec![Problem::new("tls.client_cert", "is required with client_key")]);
+        }
     };
     let files = ClientFiles { ca: written.ca.map(|path| base.join(path)), identity };
-    let client = tls::client(&files).map_err(|error| vec![Problem::new("tls", error.to_string())])?;
+    let client =
+        tls::client(&files).map_err(|error| vec![Problem::new("tls", error.to_string())])?;
     Ok((client, server_name))
 }
 
 fn split(url: &str) -> Result<Parts<'_>, &'static str> {
-    const SCHEMES: &str = "expected ws://, wss://, ws+unix:/PATH, http://, https:// or http+unix:/PATH";
+    const SCHEMES: &str =
+        "expected ws://, wss://, ws+unix:/PATH, http://, https:// or http+unix:/PATH";
     let (scheme, rest) = url.split_once(':').ok_or(SCHEMES)?;
     if url.contains(['?', '#', '@']) {
         return Err("an upstream URL has no user, query or fragment");
@@ -194,9 +209,11 @@ fn split(url: &str) -> Result<Parts<'_>, &'static str> {
             // `ws://h/` says no more than `ws://h`.
             Ok(Parts { scheme, carrier, path: path.filter(|path| *path != "/") })
         }
-        "ws+unix" | "http+unix" if rest.starts_with('/') => {
-            Ok(Parts { scheme, carrier: rest.strip_prefix("//").map_or(rest, |path| path), path: None })
-        }
+        "ws+unix" | "http+unix" if rest.starts_with('/') => Ok(Parts {
+            scheme,
+            carrier: rest.strip_prefix("//").map_or(rest, |path| path),
+            path: None,
+        }),
         _ => Err(SCHEMES),
     }
 }
@@ -223,7 +240,9 @@ mod tests {
         assert_eq!(split("wss://h/inner/"), parts("wss", "h", Some("/inner/")));
         assert_eq!(split("http://h/"), parts("http", "h", None));
         assert_eq!(split("ws+unix:/run/a.sock"), parts("ws+unix", "/run/a.sock", None));
-        for bad in ["", "h:80", "ws:h", "tcp://h:1", "ftp://h", "ws://u:p@h", "ws://h?x", "ws+unix:x"] {
+        for bad in
+            ["", "h:80", "ws:h", "tcp://h:1", "ftp://h", "ws://u:p@h", "ws://h?x", "ws+unix:x"]
+        {
             assert!(split(bad).is_err(), "{bad}");
         }
     }

@@ -109,13 +109,21 @@ impl Connection for Dialled {
 }
 
 impl hyper::rt::Read for Dialled {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: hyper::rt::ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.get_mut().0).poll_read(context, buffer)
     }
 }
 
 impl hyper::rt::Write for Dialled {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.get_mut().0).poll_write(context, bytes)
     }
 
@@ -166,7 +174,13 @@ mod tests {
     #[test]
     fn hop_by_hop_headers_go_and_host_stays() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("connection", "close, X-Secret, Host"), ("x-secret", "1"), ("host", "a"), ("te", "trailers"), ("x-kept", "1")] {
+        for (name, value) in [
+            ("connection", "close, X-Secret, Host"),
+            ("x-secret", "1"),
+            ("host", "a"),
+            ("te", "trailers"),
+            ("x-kept", "1"),
+        ] {
             headers.insert(name, value.parse().unwrap());
         }
         strip_hop_by_hop(&mut headers);

@@ -82,7 +82,8 @@ pub async fn connect(
     let key = fresh_key();
     let accept = accept_for(key.as_bytes());
     let offered = (wanted.subprotocols.clone(), wanted.extensions.clone());
-    let request = request(wanted, key).ok_or(UpgradeError::Invalid("the request cannot be built"))?;
+    let request =
+        request(wanted, key).ok_or(UpgradeError::Invalid("the request cannot be built"))?;
 
     let mut connection = Box::pin(connection.without_shutdown());
     let response = tokio::select! {
@@ -142,7 +143,8 @@ fn check(
     }
     let mut chosen = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter();
     if let Some(choice) = chosen.next() {
-        let offered = choice.to_str().is_ok_and(|choice| subprotocols.iter().any(|one| one == choice));
+        let offered =
+            choice.to_str().is_ok_and(|choice| subprotocols.iter().any(|one| one == choice));
         if !offered || chosen.next().is_some() {
             return Err(UpgradeError::Invalid("a subprotocol that was not offered"));
         }
@@ -168,7 +170,9 @@ mod tests {
 
     fn answer(extra: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("upgrade", "WebSocket"), ("connection", "Upgrade"), ("sec-websocket-accept", "abc=")] {
+        for (name, value) in
+            [("upgrade", "WebSocket"), ("connection", "Upgrade"), ("sec-websocket-accept", "abc=")]
+        {
             headers.insert(name, http::HeaderValue::from_static(value));
         }
         for (name, value) in extra {
@@ -178,14 +182,18 @@ mod tests {
     }
 
     fn verdict(extra: &[(&'static str, &'static str)]) -> bool {
-        let extensions = http::HeaderValue::from_static("permessage-deflate; client_max_window_bits");
+        let extensions =
+            http::HeaderValue::from_static("permessage-deflate; client_max_window_bits");
         check(&answer(extra), b"abc=", &["chat".to_owned()], Some(&extensions)).is_ok()
     }
 
     #[test]
     fn only_what_was_offered_is_accepted() {
         assert!(verdict(&[]));
-        assert!(verdict(&[("sec-websocket-protocol", "chat"), ("sec-websocket-extensions", "permessage-deflate")]));
+        assert!(verdict(&[
+            ("sec-websocket-protocol", "chat"),
+            ("sec-websocket-extensions", "permessage-deflate")
+        ]));
         assert!(!verdict(&[("sec-websocket-protocol", "other")]));
         assert!(!verdict(&[("sec-websocket-extensions", "x-webkit-deflate-frame")]));
         assert!(!verdict(&[("sec-websocket-accept", "wrong")]));

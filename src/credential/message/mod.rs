@@ -108,6 +108,11 @@ impl MessageSource {
         }
     }
 
+    /// Whether [`MessageSource::forwarded`] evaluates an expression.
+    pub fn rewrites(&self) -> bool {
+        matches!(self.forward, Forward::Rewrite(_))
+    }
+
     /// Whether a message after the permit is another login and must not reach
     /// the upstream. `text` messages have no shape to be known by.
     pub fn matches(&self, payload: &[u8], _text: bool) -> bool {

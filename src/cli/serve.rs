@@ -1,0 +1,63 @@
+//! The default verb: run the gate until a signal or an operator ends it.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{UNUSABLE, load};
+use crate::app::{App, Options, StartError};
+use crate::config::Loaded;
+
+/// Runs until SIGTERM, SIGINT or a drain by the operator.
+pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
+    let loaded = match load(file) {
+        Ok(loaded) => loaded,
+        Err(code) => return Ok(code),
+    };
+    let threads = match loaded.file.server.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+        threads => threads,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(loaded))
+}
+
+async fn serve(loaded: Loaded) -> anyhow::Result<ExitCode> {
+    // Before anything is bound, so that no early signal is lost.
+    let mut term = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let app = match App::start(loaded, Options::default()).await {
+        Ok(app) => Arc::new(app),
+        Err(error @ (StartError::Config(..) | StartError::Bind { .. })) => {
+            eprintln!("{error}");
+            return Ok(ExitCode::from(UNUSABLE));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    tokio::select! {
+        () = asked(&mut term, &mut interrupt) => {}
+        () = app.drain_requested() => {}
+    }
+    tokio::select! {
+        () = app.drain() => {}
+        () = asked(&mut term, &mut interrupt) => {}
+    }
+    if let Some(app) = Arc::into_inner(app) {
+        app.shutdown().await;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn asked(term: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -1,0 +1,245 @@
+//! A dry run of one request: the same rooms in the same order, told step by
+//! step. Dials nothing, registers nothing, redeems nothing.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::ORIGIN;
+use http::{HeaderMap, request};
+
+use super::exchange::Exchange;
+use super::gate::Gate;
+use super::upstream_path;
+use crate::clock;
+use crate::close::Reason;
+use crate::credential::{Finding, LoginMessage};
+use crate::handshake::{Host, Kind, Opening};
+use crate::identity::Identity;
+use crate::policy::{Decision, Reject, decide};
+use crate::route::Match;
+use crate::verifier::{Credential, VerifyError};
+
+/// The request to explain.
+pub struct Question {
+    /// Method, target and headers.
+    pub head: request::Parts,
+    /// The peer's address.
+    pub peer: IpAddr,
+    /// Whether the peer speaks TLS to the gate.
+    pub tls: bool,
+    /// The first message, where the policy wants one.
+    pub message: Option<String>,
+}
+
+/// What would happen.
+pub struct Report {
+    /// The steps, one a line; no credential in them.
+    pub text: String,
+    /// Whether the client would be let in.
+    pub admitted: bool,
+}
+
+struct Narrator {
+    text: String,
+}
+
+impl Narrator {
+    fn say(&mut self, what: &str, said: impl std::fmt::Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{what:<12} {said}");
+    }
+}
+
+/// Explains what `gate` would do with `question`. `names` tells what the
+/// credentials of a policy are called.
+pub async fn explain(
+    gate: &Arc<Gate>,
+    question: Question,
+    names: &dyn Fn(&str) -> Vec<String>,
+) -> Report {
+    let mut narrator = Narrator { text: String::new() };
+    let verdict = narrate(&mut narrator, gate, question, names).await;
+    let admitted = verdict.is_ok();
+    if let Err(refusal) = verdict {
+        narrator.say("verdict", refusal);
+    }
+    Report { text: narrator.text, admitted }
+}
+
+fn http_only(reason: Reason) -> String {
+    format!("refuse: {} (HTTP {} \"{}\")", reason.label(), reason.status().as_u16(), reason.text())
+}
+
+async fn narrate(
+    narrator: &mut Narrator,
+    gate: &Arc<Gate>,
+    question: Question,
+    names: &dyn Fn(&str) -> Vec<String>,
+) -> Result<(), String> {
+    let plans = gate.plans.load_full();
+    let Question { head, peer, tls, message } = question;
+    let client = plans.proxies.client(Some(peer), tls, &head.headers);
+    let opening = Opening::read(head).map_err(http_only)?;
+    let target = match &opening.query {
+        Some(query) => format!("{}?{query}", opening.path),
+        None => opening.path.clone(),
+    };
+    narrator.say("logged url", plans.redactor.url(&target));
+    narrator.say(
+        "client",
+        format_args!("{} over {}", client.ip, if client.https { "https" } else { "http" }),
+    );
+    let host = plans.proxies.host(&client, &opening.headers).or_else(|| opening.host.clone());
+    let host = host.unwrap_or(Host { name: "".into(), port: None });
+    let Match::Found(plan, rest) = plans.router.find(&host.name, &opening.path) else {
+        narrator.say("route", "none matches");
+        return Err(http_only(Reason::NoRoute));
+    };
+    let base = plan.upstream.as_ref().and_then(|upstream| upstream.endpoint.base_path());
+    let upstream_path = upstream_path(rest, &opening.path, base);
+    let plan = Arc::clone(plan);
+    narrator.say("route", &plan.name);
+    narrator.say("policy", &plan.access.name);
+    let is_upgrade = matches!(opening.kind, Kind::Upgrade(_));
+    let carries =
+        plan.upstream.as_ref().is_some_and(|upstream| upstream.endpoint.carries_upgrades());
+    if plan.access.deny || (is_upgrade && !carries) {
+        return Err(http_only(Reason::Forbidden));
+    }
+    let mut exchange = Exchange {
+        gate: Arc::clone(gate),
+        plans: Arc::clone(&plans),
+        plan: Arc::clone(&plan),
+        client,
+        host,
+        request_id: "explain".into(),
+        opening,
+        upstream_path,
+        echo: None,
+    };
+    let origin = exchange
+        .opening
+        .headers
+        .get(ORIGIN)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let allowed = exchange.origin_allowed();
+    narrator.say(
+        "origin",
+        format_args!(
+            "{}: {}",
+            origin.as_deref().unwrap_or("none sent"),
+            if allowed { "allowed" } else { "not allowed" }
+        ),
+    );
+    if !allowed {
+        return Err(http_only(Reason::OriginDenied));
+    }
+    let finding = exchange.find();
+    exchange.clean();
+    tell_credentials(narrator, &finding, &names(&plan.access.name));
+    let readable = |reason: Reason| refusal(&exchange, is_upgrade, reason);
+    let identity = identify(narrator, &exchange, finding, message.as_deref(), is_upgrade)
+        .await
+        .map_err(readable)?;
+    let rule = &plan.access.rule;
+    let variables = exchange.variables(Some(&identity), |name| rule.uses(name));
+    if let Decision::Deny(denial) =
+        decide(rule, Arc::clone(&identity), &variables, clock::unix_now())
+    {
+        return Err(readable(denial.reason));
+    }
+    let headers = exchange.upstream_headers(&identity).map_err(readable)?;
+    narrator.say("verdict", "admit");
+    tell_upstream(narrator, &exchange, &headers);
+    Ok(())
+}
+
+fn tell_credentials(narrator: &mut Narrator, finding: &Finding, names: &[String]) {
+    let (decided, said) = match finding {
+        Finding::Absent => (names.len(), "absent"),
+        Finding::Present(presented) => (presented.index, "present, decides"),
+        Finding::Refused { index, reason, .. } => (*index, reason.label()),
+    };
+    for (index, name) in names.iter().enumerate() {
+        let said = match index.cmp(&decided) {
+            std::cmp::Ordering::Less => "absent",
+            std::cmp::Ordering::Equal => said,
+            std::cmp::Ordering::Greater => "not tried",
+        };
+        narrator.say("credential", format_args!("{name}: {said}"));
+    }
+}
+
+async fn identify(
+    narrator: &mut Narrator,
+    exchange: &Exchange,
+    finding: Finding,
+    message: Option<&str>,
+    is_upgrade: bool,
+) -> Result<Arc<Identity>, Reason> {
+    let access = &exchange.plan.access;
+    let (index, value, basic) = match finding {
+        Finding::Present(presented) => (presented.index, presented.value, presented.basic),
+        Finding::Refused { reason, .. } => return Err(reason),
+        Finding::Absent => match (access.sources.message().filter(|_| is_upgrade), message) {
+            (Some(source), Some(message)) => {
+                let LoginMessage { token, .. } = source.read(message.as_bytes(), true)?;
+                (source.index(), token, false)
+            }
+            (None, _) if access.anonymous => {
+                narrator.say("identity", "anonymous");
+                return Ok(Arc::new(Identity::anonymous()));
+            }
+            (Some(_), None) => {
+                narrator.say("message", "the client would be upgraded and asked for its first message; give it with --message");
+                return Err(Reason::MissingCredential);
+            }
+            (None, _) => return Err(Reason::MissingCredential),
+        },
+    };
+    let Some(chain) = access.chains.get(index) else { return Err(Reason::InvalidCredential) };
+    let verdict =
+        chain.verify(&Credential { value: value.expose(), basic }, clock::unix_now()).await;
+    narrator
+        .say("verifier", verdict.verifier.as_deref().unwrap_or("none recognises the credential"));
+    let identity = verdict.result.map_err(|error| match error {
+        VerifyError::Rejected(reason) => reason,
+        VerifyError::Unavailable(_) => Reason::VerifierUnavailable,
+    })?;
+    let expires =
+        identity.expires().map_or("never".to_owned(), |at| clock::rfc3339(at.saturating_mul(1000)));
+    narrator.say(
+        "identity",
+        format_args!("{} by {}, expires {expires}", identity.subject(), identity.method()),
+    );
+    Ok(Arc::new(identity))
+}
+
+fn refusal(exchange: &Exchange, is_upgrade: bool, reason: Reason) -> String {
+    let access = &exchange.plan.access;
+    if !is_upgrade || access.reject == Reject::Http {
+        return http_only(reason);
+    }
+    format!(
+        "refuse: {} (101, then Close {} \"{}\")",
+        reason.label(),
+        reason.close_code(&access.codes),
+        reason.text()
+    )
+}
+
+fn tell_upstream(narrator: &mut Narrator, exchange: &Exchange, headers: &HeaderMap) {
+    if let Some(upstream) = &exchange.plan.upstream {
+        narrator.say("upstream", upstream.endpoint.label());
+    }
+    narrator.say("request", format_args!("{} {}", exchange.opening.method, exchange.target()));
+    let offered = exchange.offered_subprotocols();
+    if !offered.is_empty() {
+        narrator.say("header", format_args!("sec-websocket-protocol: {}", offered.join(", ")));
+    }
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        narrator.say("header", format_args!("{name}: {}", exchange.plans.redactor.text(&value)));
+    }
+}

@@ -1,0 +1,200 @@
+//! Reads the configuration again on SIGHUP, or when the file or any file that it
+//! names changes. A bad one changes nothing and says so; live connections stay.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use rustls::ServerConfig;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::admin::Admin;
+use crate::config::{self, Loaded};
+use crate::pipeline::{self, Gate};
+use crate::problem::Problem;
+use crate::telemetry::LogLevel;
+use crate::tls;
+
+/// Events come in bursts: an editor writes, renames and touches.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Not every file system tells of changes.
+const POLL: Duration = Duration::from_secs(10);
+
+/// Keeps a gate's configuration up to date.
+pub struct Reloader {
+    gate: Arc<Gate>,
+    admin: Arc<Admin>,
+    running: Loaded,
+    files: Vec<PathBuf>,
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    seen: HashMap<PathBuf, Option<u64>>,
+}
+
+impl Reloader {
+    /// Watches what `running` names, and `files` besides.
+    pub fn new(
+        gate: Arc<Gate>,
+        admin: Arc<Admin>,
+        running: Loaded,
+        files: Vec<PathBuf>,
+        tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    ) -> Reloader {
+        let mut reloader = Reloader { gate, admin, running, files, tls, seen: HashMap::new() };
+        reloader.seen = reloader.contents();
+        reloader
+    }
+
+    /// Reloads for as long as it is polled.
+    pub async fn run(mut self) {
+        let changed = Arc::new(Notify::new());
+        let mut watcher = watcher(&changed);
+        let mut watched = BTreeSet::new();
+        let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+            return self.say_failed(&[Problem::new("", "SIGHUP cannot be handled")]);
+        };
+        loop {
+            if let Some(watcher) = &mut watcher {
+                self.watch(watcher, &mut watched);
+            }
+            let poll = sleep_until(Instant::now() + POLL);
+            let asked = tokio::select! {
+                _ = hangups.recv() => true,
+                () = changed.notified() => {
+                    sleep(SETTLE).await;
+                    false
+                }
+                () = poll => false,
+            };
+            let contents = self.contents();
+            if asked || contents != self.seen {
+                self.seen = contents;
+                self.reload();
+            }
+        }
+    }
+
+    fn all_files(&self) -> Vec<PathBuf> {
+        let mut files = self.running.files();
+        files.extend(self.files.iter().cloned());
+        files
+    }
+
+    /// A fingerprint of each file; none for one that cannot be read.
+    fn contents(&self) -> HashMap<PathBuf, Option<u64>> {
+        self.all_files().into_iter().map(|path| (path.clone(), fingerprint(&path))).collect()
+    }
+
+    /// Watches directories, not files: a ConfigMap is swapped by renaming a link.
+    fn watch(&self, watcher: &mut RecommendedWatcher, watched: &mut BTreeSet<PathBuf>) {
+        for file in self.all_files() {
+            let Some(directory) = file.parent() else { continue };
+            if watched.contains(directory) {
+                continue;
+            }
+            // A directory that cannot be watched is still polled.
+            if watcher.watch(directory, RecursiveMode::NonRecursive).is_ok() {
+                watched.insert(directory.to_owned());
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        let loaded = match config::load(&self.running.path) {
+            Ok(loaded) => loaded,
+            Err(error) => return self.say_failed(&error.problems),
+        };
+        let telemetry = Arc::clone(&self.gate.telemetry);
+        let built = match pipeline::build(&loaded, &telemetry.metrics) {
+            Ok(built) => built,
+            Err(problems) => return self.say_failed(&problems),
+        };
+        let server = match self.server_tls(&loaded) {
+            Ok(server) => server,
+            Err(problem) => return self.say_failed(&[problem]),
+        };
+        let token = match loaded.file.admin.token.as_ref().map(|token| token.resolve(&loaded.base))
+        {
+            None => None,
+            Some(Ok(token)) => Some(token),
+            Some(Err(error)) => {
+                return self.say_failed(&[Problem::new("admin.token", error.to_string())]);
+            }
+        };
+        // Everything is known to be good: from here on nothing fails.
+        if let (Some(tls), Some(server)) = (&self.tls, server) {
+            tls.store(server);
+        }
+        self.admin.set_token(token);
+        self.gate.plans.store(Arc::new(built.plans));
+        telemetry.log.configure(&loaded.file.log);
+        telemetry.metrics.config_reload(true);
+        let needs_restart = needs_restart(&self.running, &loaded);
+        self.running = loaded;
+        self.files = built.files;
+        self.seen = self.contents();
+        telemetry.log.event(LogLevel::Info, "configuration reloaded", &[]);
+        for warning in self.running.warnings.iter().chain(&built.warnings) {
+            telemetry.log.event(LogLevel::Warn, &warning.to_string(), &[]);
+        }
+        for key in needs_restart {
+            let message = format!("{key} has changed, which needs a restart to take effect");
+            telemetry.log.event(LogLevel::Warn, &message, &[("key", Value::from(key))]);
+        }
+    }
+
+    fn server_tls(&self, loaded: &Loaded) -> Result<Option<Arc<ServerConfig>>, Problem> {
+        let Some(files) = loaded.file.server.tls.as_ref().filter(|_| self.tls.is_some()) else {
+            return Ok(None);
+        };
+        tls::server(&loaded.base.join(&files.cert), &loaded.base.join(&files.key))
+            .map(Some)
+            .map_err(|error| Problem::new("server.tls", error.to_string()))
+    }
+
+    fn say_failed(&self, problems: &[Problem]) {
+        let telemetry = &self.gate.telemetry;
+        telemetry.metrics.config_reload(false);
+        let file = self.running.path.display().to_string();
+        for problem in problems {
+            telemetry.log.event(
+                LogLevel::Error,
+                "configuration not reloaded; the last good one stays",
+                &[("error", Value::from(format!("{file}: {problem}")))],
+            );
+        }
+    }
+}
+
+/// The keys that differ and that only a restart can change.
+fn needs_restart(running: &Loaded, loaded: &Loaded) -> Vec<&'static str> {
+    let (old, new) = (&running.file, &loaded.file);
+    let differing = [
+        ("server.listen", old.server.listen != new.server.listen),
+        ("server.threads", old.server.threads != new.server.threads),
+        ("server.tls", old.server.tls.is_some() != new.server.tls.is_some()),
+        ("admin.listen", old.admin.listen != new.admin.listen),
+    ];
+    differing.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+fn watcher(changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
+    let changed = Arc::clone(changed);
+    // Whatever the event says, contents are compared: only that something happened counts.
+    notify::recommended_watcher(move |_| changed.notify_one()).ok()
+}
+
+fn fingerprint(path: &Path) -> Option<u64> {
+    let bytes = std::fs::read(path).ok()?;
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    Some(hasher.finish())
+}
