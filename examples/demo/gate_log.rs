@@ -1,9 +1,10 @@
 //! sockgate's own log lines, kept and passed on so that the page can show them.
 
 use std::collections::VecDeque;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast;
 
 const KEPT: usize = 50;
 
@@ -16,17 +17,6 @@ pub(crate) struct GateLog {
 impl GateLog {
     pub(crate) fn new() -> GateLog {
         GateLog { recent: Mutex::default(), lines: broadcast::Sender::new(256) }
-    }
-
-    /// Takes every line of `source` until it ends.
-    pub(crate) async fn follow(&self, mut source: broadcast::Receiver<String>) {
-        loop {
-            match source.recv().await {
-                Ok(line) => self.push(line.trim_end().into()),
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return,
-            }
-        }
     }
 
     /// What is kept, and a receiver of all that comes after it.
@@ -43,5 +33,35 @@ impl GateLog {
         recent.push_back(Arc::clone(&line));
         // An error only says that no page is open.
         self.lines.send(line).ok();
+    }
+}
+
+/// Writes sockgate's log to stdout, and keeps its lines for the page.
+pub(crate) struct Tee {
+    log: Arc<GateLog>,
+    line: Vec<u8>,
+}
+
+impl Tee {
+    pub(crate) fn new(log: Arc<GateLog>) -> Tee {
+        Tee { log, line: Vec::new() }
+    }
+}
+
+impl Write for Tee {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stdout().write_all(bytes)?;
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                self.log.push(String::from_utf8_lossy(&self.line).trim_end().into());
+                self.line.clear();
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
     }
 }

@@ -25,9 +25,8 @@ use sockgate::app::{App, Options};
 use sockgate::config::{FileConfig, Loaded};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::broadcast;
 
-use gate_log::GateLog;
+use gate_log::{GateLog, Tee};
 use login::Login;
 use token::Tokens;
 
@@ -47,12 +46,11 @@ async fn main() -> anyhow::Result<()> {
     let tokens = Tokens::of(&loaded.file, &loaded.base)?;
     let (board, board_address) = bind(&loaded.file, "board").await?;
     let (login, login_address) = bind(&loaded.file, "login").await?;
-    let gate = start_gate(loaded).await?;
-
     let log = Arc::new(GateLog::new());
+    let gate = start_gate(loaded, Tee::new(Arc::clone(&log))).await?;
+
     tokio::spawn(board::serve(board));
-    tokio::spawn(login::serve(login, Arc::new(Login { tokens, log: Arc::clone(&log) })));
-    tokio::spawn(async move { log.follow(gate.lines).await });
+    tokio::spawn(login::serve(login, Arc::new(Login { tokens, log })));
     println!("{}", banner(&gate.address, board_address, login_address));
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -68,14 +66,14 @@ async fn main() -> anyhow::Result<()> {
 struct Gate {
     app: App,
     address: String,
-    lines: broadcast::Receiver<String>,
 }
 
 /// sockgate, as the file says.
-async fn start_gate(loaded: Loaded) -> anyhow::Result<Gate> {
-    let app = App::start(loaded, Options::default()).await?;
+async fn start_gate(loaded: Loaded, log: Tee) -> anyhow::Result<Gate> {
+    let options = Options { log: Some(Box::new(log)), ..Options::default() };
+    let app = App::start(loaded, options).await?;
     let address = app.addresses().first().context("server.listen is empty")?.to_string();
-    Ok(Gate { lines: app.log_lines(), address, app })
+    Ok(Gate { address, app })
 }
 
 /// Binds the address that the file names as the upstream of `route`.

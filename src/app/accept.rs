@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,13 +139,11 @@ async fn serve_http(
         .header_read_timeout(header_timeout)
         .max_buf_size(header_bytes.max(16 * 1024));
     let mut connection = builder.serve_connection(TokioIo::new(guard), service);
-    let served = loop {
-        tokio::select! {
-            served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => break served,
-            () = closed(&mut closing) => {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                break std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
-            }
+    let served = tokio::select! {
+        served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => served,
+        () = closed(&mut closing) => {
+            Pin::new(&mut connection).graceful_shutdown();
+            std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await
         }
     };
     served.ok()?;

@@ -132,6 +132,9 @@ fn admit_by(
 ///
 /// # Errors
 /// As [`admit`], though no rule is asked.
-pub(super) fn admit_preflight(exchange: &Exchange, nobody: &Arc<Identity>) -> Result<Admitted, Reason> {
+pub(super) fn admit_preflight(
+    exchange: &Exchange,
+    nobody: &Arc<Identity>,
+) -> Result<Admitted, Reason> {
     admit_by(exchange, nobody, Carrier::Http, &Rule::default())
 }

@@ -12,7 +12,7 @@ use crate::stream::Stream;
 /// The rest of an upgraded connection's life.
 pub struct After {
     /// What is to be done.
-    task: Task,
+    pub(super) task: Task,
     /// The connection's parts in the counts, given back at the end.
     pub(super) slots: (Option<Slot>, Option<Slot>),
 }
@@ -20,9 +20,9 @@ pub struct After {
 /// What is to be done with the stream.
 pub(super) enum Task {
     /// Move data between client and upstream.
-    Relay { session: Session, upstream: Stream, ahead: Bytes },
+    Relay { session: Box<Session>, upstream: Stream, ahead: Bytes },
     /// Read the first message, and go on from there.
-    Login(Login),
+    Login(Box<Login>),
     /// Say why not, and close.
     Refuse { message: Option<String>, code: u16, text: &'static str },
 }

@@ -85,7 +85,7 @@ impl Exchange {
     }
 
     /// The variables that `expressions` use, of this request and of `identity`.
-    pub(super) fn variables<'a>(
+    pub(super) fn variables(
         &self,
         identity: Option<&Identity>,
         uses: impl Fn(&str) -> bool,

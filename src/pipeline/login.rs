@@ -66,7 +66,12 @@ impl From<Reason> for Ending {
 
 impl Login {
     /// Reads the first message and goes on to the relay, or refuses.
-    pub(super) async fn run(mut self, client: Stream, ahead: Bytes, unauthenticated: Option<Slot>) {
+    pub(super) async fn run(
+        mut self: Box<Self>,
+        client: Stream,
+        ahead: Bytes,
+        unauthenticated: Option<Slot>,
+    ) {
         let mut client = Endpoint::new(client, ahead);
         let timeout = self.exchange.plan.auth_timeout();
         let entering = tokio::time::timeout(timeout, self.enter(&mut client));
@@ -90,7 +95,7 @@ impl Login {
             return self.end(client, Reason::UpstreamUnavailable.into()).await;
         }
         let greeting = greeting(&self.exchange, &identity, Some(&message));
-        let Login { exchange, record, ip_slot, .. } = self;
+        let Login { exchange, record, ip_slot, .. } = *self;
         let session = Session::new(exchange, record, admitted.place, ip_slot, greeting, &identity);
         let (client, ahead) = client.into_parts();
         session.run(client, ahead, upstream.stream, upstream.ahead).await;
@@ -117,8 +122,8 @@ impl Login {
         Ok(LoggedIn { identity, admitted, message: parsed, forwarded })
     }
 
-    async fn end(self, client: Endpoint, ending: Ending) {
-        let Login { exchange, record, ip_slot, .. } = self;
+    async fn end(self: Box<Self>, client: Endpoint, ending: Ending) {
+        let Login { exchange, record, ip_slot, .. } = *self;
         match ending {
             Ending::Refused(Reason::ProtocolError) => {
                 record.refused(Reason::ProtocolError, 101, Some(1002));

@@ -29,7 +29,7 @@ use crate::telemetry::Record;
 use crate::upstream::{RequestBody, strip_hop_by_hop};
 
 /// A plain request on its way.
-pub struct Plain<'a> {
+pub(super) struct Plain<'a> {
     /// The client's connection.
     pub link: &'a Link,
     /// The request.
@@ -42,7 +42,7 @@ pub struct Plain<'a> {
 
 impl Plain<'_> {
     /// Sends the request on, or refuses it.
-    pub async fn answer(mut self, finding: Finding, body: Incoming) -> Response<Body> {
+    pub(super) async fn answer(mut self, finding: Finding, body: Incoming) -> Response<Body> {
         let presented = !matches!(finding, Finding::Absent);
         match self.forward(finding, body).await {
             Ok((response, guard)) => {

@@ -137,7 +137,7 @@ pub fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Built, Vec<Problem>> 
     let redactor = Redactor::new(credential_names(&loaded.file, policies.values()));
     let plans = Plans {
         router: Router::new(routes),
-        spoofed: Spoofed::new(configured.into_iter()),
+        spoofed: Spoofed::new(configured),
         proxies,
         redactor: Arc::new(redactor),
         limits: loaded.file.limits.clone(),
@@ -390,7 +390,7 @@ impl Plan {
 }
 
 /// An encoded text frame from sockgate to a client.
-pub fn text_frame(text: &str) -> Bytes {
+pub(super) fn text_frame(text: &str) -> Bytes {
     crate::relay::frame::encode_frame(crate::relay::frame::Opcode::TEXT, text.as_bytes(), None)
         .into()
 }

@@ -17,7 +17,7 @@ pub type Body = Either<Full<Bytes>, StreamedBody>;
 
 /// The HTTP refusal for `reason`. `presented` says whether a credential was
 /// shown (RFC 6750 §3: only then is there an `error`).
-pub fn refusal(reason: Reason, presented: bool) -> Response<Body> {
+pub(super) fn refusal(reason: Reason, presented: bool) -> Response<Body> {
     // Only the fixed texts of the table: nothing of the request is echoed.
     let body = format!("{{\"error\":\"{}\"}}", reason.text());
     let mut response = Response::new(Either::Left(Full::from(body)));

@@ -37,23 +37,23 @@ impl Session {
         ip_slot: Option<IpSlot>,
         greeting: Bytes,
         identity: &Arc<Identity>,
-    ) -> Session {
+    ) -> Box<Session> {
         record.admitted();
         let gate = Arc::clone(&exchange.gate);
         let plan = Arc::clone(&exchange.plan);
         let tap = LoginTap::for_second_logins(&exchange, identity);
-        Session { gate, plan, record, place, ip_slot, greeting, tap }
+        Box::new(Session { gate, plan, record, place, ip_slot, greeting, tap })
     }
 
     /// Relays until both sides are done.
     pub(super) async fn run(
-        self,
+        self: Box<Self>,
         client: Stream,
         client_ahead: Bytes,
         upstream: Stream,
         upstream_ahead: Bytes,
     ) {
-        let Session { gate, plan, record, place, ip_slot, greeting, tap } = self;
+        let Session { gate, plan, record, place, ip_slot, greeting, tap } = *self;
         let settings = RelaySettings { message_bytes: plan.message_bytes(), greeting };
         let control = Arc::clone(&place.entry().control);
         let ended = relay(

@@ -105,12 +105,12 @@ impl Upgrade<'_> {
         let response = self.switching(headers);
         self.record.credential("message");
         let Upgrade { link, exchange, record, ip_slot } = self;
-        link.leave(After::new(Task::Login(Login {
+        link.leave(After::new(Task::Login(Box::new(Login {
             exchange,
             record,
             ip_slot,
             subprotocol: chosen,
-        })));
+        }))));
         response
     }
 

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::frame::{Header, Opcode, apply_mask};
-use super::pipe::{Next, Pipe, Rules, Scan, Stop};
+use super::pipe::Pipe;
+use super::scan::{Next, Rules, Scan, Stop};
 use crate::close::Reason;
 
 /// Sees each client message of a bounded size and may take it.

@@ -287,3 +287,156 @@ fn received_code(payload: &[u8]) -> Result<u16, EndpointError> {
         _ => Err(EndpointError::ProtocolError),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    const MASK: Option<[u8; 4]> = Some([4, 3, 2, 1]);
+
+    fn pair(ahead: &[u8]) -> (DuplexStream, Endpoint<DuplexStream>) {
+        let (client, near) = duplex(1 << 16);
+        (client, Endpoint::new(near, Bytes::copy_from_slice(ahead)))
+    }
+
+    fn part(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+        let mut frame = encode_frame(opcode, payload, MASK);
+        frame[0] &= 0x7f;
+        frame
+    }
+
+    async fn outcome(bytes: &[u8]) -> Result<FirstMessage, EndpointError> {
+        let (mut client, mut endpoint) = pair(&[]);
+        client.write_all(bytes).await.unwrap();
+        client.shutdown().await.unwrap();
+        endpoint.read_message(100).await
+    }
+
+    async fn error(bytes: &[u8]) -> EndpointError {
+        outcome(bytes).await.err().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_fragmented_message_is_read_and_pings_between_are_answered() {
+        let message = [
+            part(Opcode::TEXT, b"to"),
+            encode_frame(Opcode::PING, b"there?", MASK),
+            encode_frame(Opcode::CONTINUATION, b"ken", MASK),
+        ]
+        .concat();
+        let next = encode_frame(Opcode::BINARY, b"next", MASK);
+        let all = [&message[..], &next].concat();
+        for cut in 0..all.len() {
+            let (mut client, mut endpoint) = pair(&all[..cut]);
+            client.write_all(&all[cut..]).await.unwrap();
+            let message = endpoint.read_message(100).await.ok().unwrap();
+            assert!(message.payload == b"token" && message.text);
+            let mut pong = [0; 8];
+            client.read_exact(&mut pong).await.unwrap();
+            assert_eq!(pong[..], encode_frame(Opcode::PONG, b"there?", None));
+            let (mut stream, mut left) = endpoint.into_parts();
+            drop(client);
+            let mut later = Vec::new();
+            stream.read_to_end(&mut later).await.unwrap();
+            later.splice(0..0, std::mem::take(&mut left));
+            assert_eq!(later, next, "cut at {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_that_break_the_protocol_are_refused() {
+        let mut reserved_bit = encode_frame(Opcode::TEXT, b"x", MASK);
+        reserved_bit[0] |= 0x40;
+        let mut reserved_opcode = encode_frame(Opcode::TEXT, b"x", MASK);
+        reserved_opcode[0] |= 0x03;
+        let cases = [
+            encode_frame(Opcode::TEXT, b"unmasked", None),
+            reserved_bit,
+            reserved_opcode,
+            part(Opcode::PING, b""),
+            encode_frame(Opcode::PING, &[0; 126], MASK),
+            encode_frame(Opcode::CONTINUATION, b"stray", MASK),
+            [part(Opcode::TEXT, b"a"), encode_frame(Opcode::TEXT, b"b", MASK)].concat(),
+            encode_close(1005, "", MASK),
+            encode_frame(Opcode::CLOSE, b"1", MASK),
+            vec![0x81, 0xff, 0x80],
+        ];
+        for bytes in cases {
+            assert_eq!(error(&bytes).await, EndpointError::ProtocolError, "{bytes:02x?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn text_must_be_utf_8_and_binary_need_not() {
+        let text = encode_frame(Opcode::TEXT, b"\xc3\x28", MASK);
+        assert_eq!(error(&text).await, EndpointError::NotUtf8);
+        let binary = encode_frame(Opcode::BINARY, b"\xc3\x28", MASK);
+        assert!(!outcome(&binary).await.ok().unwrap().text);
+        let split =
+            [part(Opcode::TEXT, b"\xc3"), encode_frame(Opcode::CONTINUATION, b"\xa4", MASK)];
+        assert!(outcome(&split.concat()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn too_much_is_refused_from_the_header() {
+        let exact = encode_frame(Opcode::TEXT, &[b'x'; 100], MASK);
+        assert!(outcome(&exact).await.is_ok());
+        let head = &encode_frame(Opcode::TEXT, &[b'x'; 101], MASK)[..6];
+        assert_eq!(error(head).await, EndpointError::TooLarge);
+        let huge = [0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+        assert_eq!(error(&huge).await, EndpointError::TooLarge);
+        let parts =
+            [part(Opcode::TEXT, &[b'x'; 60]), part(Opcode::CONTINUATION, &[b'x'; 41])].concat();
+        assert_eq!(error(&parts).await, EndpointError::TooLarge);
+        let pings = encode_frame(Opcode::PING, b"", MASK).repeat(65);
+        assert_eq!(error(&pings).await, EndpointError::TooLarge);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_is_gone() {
+        assert_eq!(error(b"").await, EndpointError::Gone { code: 1006 });
+        let (mut client, mut endpoint) = pair(&encode_close(4000, "why", MASK));
+        let outcome = endpoint.read_message(100).await.err().unwrap();
+        assert_eq!(outcome, EndpointError::Gone { code: 4000 });
+        drop(endpoint);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, encode_close(4000, "", None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_waits_for_the_clients_own_behind_anything_else() {
+        let junk = encode_frame(Opcode::BINARY, &[0; 9000], MASK);
+        let (mut client, endpoint) = pair(&junk[..5000]);
+        let closing = tokio::spawn(endpoint.close(4001, "Unauthorized"));
+        let expected = encode_close(4001, "Unauthorized", None);
+        let mut got = vec![0; expected.len()];
+        client.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, expected);
+        let more = [&junk[5000..], &junk, &encode_close(4001, "", MASK)].concat();
+        assert!(!closing.is_finished());
+        client.write_all(&more).await.unwrap();
+        assert_eq!(client.read(&mut got).await.unwrap(), 0);
+        drop(client);
+        closing.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_answers_is_let_go() {
+        let (_client, endpoint) = pair(&[0x82, 0xff, 0xff]);
+        let start = tokio::time::Instant::now();
+        endpoint.close(1002, "Protocol error").await;
+        assert!(start.elapsed() <= CLOSING + DRAIN + Duration::from_millis(10));
+    }
+
+    #[tokio::test]
+    async fn messages_are_sent_whole() {
+        let (mut client, mut endpoint) = pair(&[]);
+        endpoint.send(Opcode::TEXT, b"hello").await.unwrap();
+        let mut got = [0; 7];
+        client.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"\x81\x05hello");
+    }
+}

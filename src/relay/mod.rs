@@ -11,9 +11,10 @@ mod endpoint;
 pub mod frame;
 mod pipe;
 mod pump;
+mod scan;
 mod scratch;
-//#[cfg(test)]
-//mod tests;
+#[cfg(test)]
+mod tests;
 
 pub use assembly::{Tap, TapVerdict};
 pub use control::{Control, Direction, Tally};

@@ -17,7 +17,8 @@ use super::CLOSING;
 use super::assembly::{Assembly, Tap, TapVerdict};
 use super::control::{Control, Direction};
 use super::frame::{encode_close, encode_ping};
-use super::pipe::{Course, Gap, Moved, Pipe, Rules, Source, Target};
+use super::pipe::{Course, Moved, Pipe, Source, Target};
+use super::scan::{Gap, Rules};
 use super::scratch::Scratch;
 use crate::clock::Ticker;
 use crate::close::Reason;
@@ -241,7 +242,10 @@ where
     fn gap(&self) -> Gap {
         if self.down.course == Course::Finish {
             Gap::Frames
-        } else if self.down.course != Course::Pass || self.down.target_closed {
+        } else if self.down.course != Course::Pass
+            || self.down.target_closed
+            || self.down.source != Source::Open
+        {
             Gap::None
         } else if self.control.ping_requested() {
             Gap::Frames

@@ -1,0 +1,184 @@
+//! Following the frames of one direction through what was read: what passes,
+//! what stops here, and where sockgate's own frames may go. No I/O.
+
+use super::control::{Control, Direction};
+use super::frame::{Header, Opcode, close_code};
+use super::pipe::{Course, Pipe};
+use crate::close::Reason;
+
+/// What a pipe must know to take a step.
+pub(super) struct Rules<'a> {
+    pub(super) direction: Direction,
+    pub(super) control: &'a Control,
+    pub(super) now: u32,
+    /// The most payload bytes of one message.
+    pub(super) limit: u64,
+    /// The payload of sockgate's own pings, whose pongs stop here.
+    pub(super) token: Option<[u8; 8]>,
+    /// Where something waits to be put in.
+    pub(super) gap: Gap,
+}
+
+/// A place where sockgate's own frames may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gap {
+    /// Nothing waits.
+    None,
+    /// Between two frames.
+    Frames,
+    /// Between two messages.
+    Messages,
+}
+
+/// Where a scan stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// At the end of the bytes.
+    End,
+    /// Before a frame head that needs more bytes.
+    Hungry,
+    /// Between two frames, as asked, or until a tap has judged a message.
+    Boundary,
+    /// Before a frame that must not pass.
+    Violation(Reason),
+}
+
+/// What the next frame is to the pipe.
+pub(super) enum Next {
+    Hungry,
+    /// So many bytes are the answer to sockgate's own ping.
+    OwnPong(usize),
+    Violation(Reason),
+    Frame(Header),
+}
+
+/// How far a scan came.
+pub(super) struct Scan {
+    /// So many bytes at the front are for the target.
+    pub(super) forward: usize,
+    /// So many bytes were looked at.
+    pub(super) read: usize,
+    pub(super) stop: Stop,
+}
+
+impl Pipe {
+    /// Whether the target is at such a place.
+    pub(super) fn is_gap(&self, gap: Gap) -> bool {
+        match gap {
+            Gap::None => false,
+            Gap::Frames => !self.mid_frame(),
+            Gap::Messages => !self.mid_frame() && !self.in_message,
+        }
+    }
+
+    /// Follows the frames in `bytes` and moves what is for the target to the
+    /// front, which costs nothing unless one of our own pongs is cut out.
+    pub(super) fn scan(&mut self, bytes: &mut [u8], rules: &Rules<'_>) -> Scan {
+        if self.course == Course::Blind {
+            return Scan { forward: 0, read: bytes.len(), stop: Stop::End };
+        }
+        let (mut forward, mut read) = (0, 0);
+        let mut data = false;
+        let stop = loop {
+            let payload = self.scanner.payload(bytes.len() - read);
+            data |= self.data && payload > 0;
+            close_up(bytes, read, payload, &mut forward);
+            read += payload;
+            if !self.scanner.at_boundary() {
+                break Stop::End;
+            }
+            if self.is_gap(rules.gap) && !self.is_discarding() {
+                break Stop::Boundary;
+            }
+            if read == bytes.len() {
+                break Stop::End;
+            }
+            match self.next(&bytes[read..], rules) {
+                Next::Hungry => break Stop::Hungry,
+                Next::OwnPong(length) => read += length,
+                Next::Violation(reason) => break Stop::Violation(reason),
+                Next::Frame(header) => {
+                    self.enter(&header, &bytes[read + header.len..], rules);
+                    data |= self.data;
+                    close_up(bytes, read, header.len, &mut forward);
+                    read += header.len;
+                }
+            }
+        };
+        if data && !self.is_discarding() {
+            rules.control.passed_data(rules.now);
+        }
+        Scan { forward, read, stop }
+    }
+
+    /// What the frame is that begins with `bytes`; changes nothing.
+    pub(super) fn next(&self, bytes: &[u8], rules: &Rules<'_>) -> Next {
+        let header = match Header::parse(bytes) {
+            Ok(Some(header)) => header,
+            Ok(None) => return Next::Hungry,
+            Err(_) => return Next::Violation(Reason::ProtocolError),
+        };
+        let payload = &bytes[header.len..];
+        if header.opcode.is_control() {
+            if header.opcode == Opcode::CLOSE && header.payload >= 2 && payload.len() < 2 {
+                return Next::Hungry;
+            }
+            if let Some(token) = rules.token.filter(|_| may_answer_ping(&header)) {
+                return match payload.get(..token.len()) {
+                    None => Next::Hungry,
+                    Some(masked) if answers(&header, masked, token) => {
+                        Next::OwnPong(header.len + token.len())
+                    }
+                    Some(_) => Next::Frame(header),
+                };
+            }
+        } else if !self.is_discarding() {
+            let before = if header.opcode == Opcode::CONTINUATION { self.message } else { 0 };
+            if before.saturating_add(header.payload) > rules.limit {
+                return Next::Violation(Reason::MessageTooLarge);
+            }
+        }
+        Next::Frame(header)
+    }
+
+    /// Goes into a frame whose payload begins with `payload`.
+    pub(super) fn enter(&mut self, header: &Header, payload: &[u8], rules: &Rules<'_>) {
+        self.scanner.enter(header);
+        self.data = !header.opcode.is_control();
+        self.withheld = self.is_discarding();
+        if header.opcode == Opcode::CLOSE && self.peer_close.is_none() {
+            self.peer_close = Some(close_code(header, payload));
+        }
+        if self.withheld {
+            return;
+        }
+        self.target_closed |= header.opcode == Opcode::CLOSE;
+        rules.control.tally(rules.direction).add_frame(header.opcode);
+        if self.data {
+            let before = if header.opcode == Opcode::CONTINUATION { self.message } else { 0 };
+            self.message = if header.fin { 0 } else { before.saturating_add(header.payload) };
+            self.in_message = !header.fin;
+        }
+    }
+}
+
+/// Moves `length` bytes at `from` to the end of what is forwarded.
+fn close_up(bytes: &mut [u8], from: usize, length: usize, forward: &mut usize) {
+    if *forward != from && length > 0 {
+        bytes.copy_within(from..from + length, *forward);
+    }
+    *forward += length;
+}
+
+fn may_answer_ping(header: &Header) -> bool {
+    header.opcode == Opcode::PONG && header.payload == 8 && header.fin && header.rsv == 0
+}
+
+fn answers(header: &Header, masked: &[u8], token: [u8; 8]) -> bool {
+    let mask = header.mask.unwrap_or_default();
+    masked
+        .iter()
+        .zip(token)
+        .zip(mask.iter().cycle())
+        .all(|((byte, token), mask)| byte ^ mask == token)
+}

@@ -1,0 +1,296 @@
+//! Bytes arrive as they were sent, but for sockgate's own pings and their pongs.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+
+use super::*;
+use crate::relay::frame::encode_ping;
+use crate::relay::{Direction, TapVerdict};
+
+/// Any frame at all, sensible or not; its length in any form that can hold it.
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let length = prop_oneof![0usize..20, 100usize..140, 1000usize..3000, 65_530usize..66_000];
+    (any::<u8>(), any::<Option<[u8; 4]>>(), length, 0u8..3).prop_map(
+        |(first, mask, length, form)| {
+            let masked = if mask.is_some() { 0x80 } else { 0 };
+            let mut frame = vec![first];
+            match form {
+                0 if length < 126 => frame.push(masked | length as u8),
+                0 | 1 if length < 65_536 => {
+                    frame.push(masked | 126);
+                    frame.extend((length as u16).to_be_bytes());
+                }
+                _ => {
+                    frame.push(masked | 127);
+                    frame.extend((length as u64).to_be_bytes());
+                }
+            }
+            frame.extend(mask.iter().flatten());
+            frame.extend((0..length).map(|index| (index * 7 + usize::from(first)) as u8));
+            frame
+        },
+    )
+}
+
+async fn write_in_pieces(mut stream: impl AsyncWrite + Unpin, bytes: &[u8], pieces: Vec<usize>) {
+    let mut rest = bytes;
+    for piece in pieces.iter().cycle() {
+        let (now, later) = rest.split_at((*piece).min(rest.len()));
+        stream.write_all(now).await.unwrap();
+        tokio::task::yield_now().await;
+        rest = later;
+        if rest.is_empty() {
+            break;
+        }
+    }
+}
+
+/// Both sides write and read at once; `ahead` came before `up`.
+async fn exchange(rig: Rig, ahead: &[u8], up: &[u8], down: &[u8], pieces: [Vec<usize>; 2]) {
+    let [client_pieces, upstream_pieces] = pieces;
+    let (mut client_read, client_write) = tokio::io::split(rig.client);
+    let (mut upstream_read, upstream_write) = tokio::io::split(rig.upstream);
+    let expected = [ahead, up].concat();
+    let (mut got_up, mut got_down) = (vec![0; expected.len()], vec![0; down.len()]);
+    let ((), (), read_up, read_down) = tokio::join!(
+        write_in_pieces(client_write, up, client_pieces),
+        write_in_pieces(upstream_write, down, upstream_pieces),
+        upstream_read.read_exact(&mut got_up),
+        client_read.read_exact(&mut got_down),
+    );
+    read_up.unwrap();
+    read_down.unwrap();
+    assert!(got_up == expected, "client to upstream");
+    assert!(got_down == down, "upstream to client");
+}
+
+fn run(future: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(future);
+}
+
+struct Untaking;
+
+impl Tap for Untaking {
+    fn max_bytes(&self) -> usize {
+        2000
+    }
+
+    fn takes(&self, _: &[u8], _: bool) -> bool {
+        false
+    }
+
+    fn take(
+        &mut self,
+        _: Vec<u8>,
+        _: bool,
+    ) -> std::pin::Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
+        unreachable!("it takes nothing")
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn frames_pass_byte_for_byte_under_any_segmentation(
+        up in vec(any_frame(), 1..12),
+        down in vec(any_frame(), 1..12),
+        client_pieces in vec(1usize..5000, 1..8),
+        upstream_pieces in vec(1usize..100_000, 1..8),
+        capacity in prop_oneof![20usize..100, 100usize..5000, 60_000usize..200_000],
+        ahead in 0usize..300,
+    ) {
+        run(async move {
+            let (up, down) = (up.concat(), down.concat());
+            let (ahead, up) = up.split_at(ahead.min(up.len() - 1));
+            let ahead = Bytes::copy_from_slice(ahead);
+            let setup = Setup { client_ahead: ahead.clone(), capacity: Some(capacity), ..Setup::default() };
+            exchange(setup.start(), &ahead, up, &down, [client_pieces, upstream_pieces]).await;
+        });
+    }
+
+    #[test]
+    fn a_tap_that_takes_nothing_keeps_every_message(
+        messages in vec((vec((0usize..900, any::<bool>()), 1..4), any::<bool>()), 1..10),
+        pieces in vec(1usize..900, 1..8),
+    ) {
+        run(async move {
+            let mut up = Vec::new();
+            for (fragments, binary) in messages {
+                let last = fragments.len() - 1;
+                for (index, (length, ping)) in fragments.into_iter().enumerate() {
+                    let opcode = match (index, binary) {
+                        (0, true) => Opcode::BINARY,
+                        (0, false) => Opcode::TEXT,
+                        _ => Opcode::CONTINUATION,
+                    };
+                    let frame = encode_frame(opcode, &vec![index as u8; length], Some(MASK));
+                    up.extend(if index < last { unfinished(frame) } else { frame });
+                    // A ping between two messages keeps its place.
+                    if ping && index == last {
+                        up.extend(encode_frame(Opcode::PING, b"p", Some(MASK)));
+                    }
+                }
+            }
+            let rig = Setup { tap: Some(Box::new(Untaking)), ..Setup::default() }.start();
+            exchange(rig, &[], &up, &[0x81, 0], [pieces, vec![1]]).await;
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_greeting_and_what_was_read_ahead_come_first() {
+    let greeting = text("welcome", None);
+    let mut rig = Setup {
+        settings: RelaySettings { message_bytes: None, greeting: greeting.clone().into() },
+        client_ahead: text("early", Some(MASK)).into(),
+        upstream_ahead: text("hello", None).into(),
+        ..Setup::default()
+    }
+    .start();
+    put(&mut rig.upstream, &text("then", None)).await;
+    let expected = [greeting, text("hello", None), text("then", None)].concat();
+    assert_eq!(arrived(&mut rig.client).await, expected);
+    assert_eq!(arrived(&mut rig.upstream).await, text("early", Some(MASK)));
+}
+
+/// Reads the token of the ping that the relay sends when asked.
+async fn ping(rig: &mut Rig) -> [u8; 8] {
+    rig.control.request_ping();
+    let got = arrived(&mut rig.client).await;
+    let frames = frames(&got);
+    let (header, payload) = frames.first().expect("a ping");
+    assert_eq!((header.opcode, frames.len(), header.mask), (Opcode::PING, 1, None));
+    payload[..].try_into().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_goes_between_two_frames_at_every_cut() {
+    let first = unfinished(text("one", None));
+    let second = encode_frame(Opcode::CONTINUATION, &[7; 130], None);
+    let stream = [first, second].concat();
+    for cut in 0..=stream.len() {
+        let mut rig = rig();
+        put(&mut rig.upstream, &stream[..cut]).await;
+        let mut got = arrived(&mut rig.client).await;
+        rig.control.request_ping();
+        got.extend(arrived(&mut rig.client).await);
+        put(&mut rig.upstream, &stream[cut..]).await;
+        got.extend(arrived(&mut rig.client).await);
+        let frames = frames(&got);
+        let pings: Vec<_> =
+            frames.iter().filter(|(header, _)| header.opcode == Opcode::PING).collect();
+        assert_eq!(pings.len(), 1, "cut at {cut}");
+        let ping = encode_ping(pings[0].1[..].try_into().unwrap());
+        let at = got.windows(ping.len()).position(|window| window == ping).unwrap();
+        got.drain(at..at + ping.len());
+        assert_eq!(got, stream, "cut at {cut}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_waiting_for_a_boundary_goes_inside_a_later_read() {
+    let mut rig = rig();
+    let frame = encode_frame(Opcode::BINARY, &[1; 1000], None);
+    put(&mut rig.upstream, &frame[..500]).await;
+    arrived(&mut rig.client).await;
+    rig.control.request_ping();
+    idle().await;
+    put(&mut rig.upstream, &[&frame[500..], &frame[..500]].concat()).await;
+    let got = arrived(&mut rig.client).await;
+    assert_eq!(got[504..506], [0x89, 8]);
+    assert_eq!(got[514..], frame[..500]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pongs_to_our_pings_stop_here_at_every_cut_and_others_pass() {
+    let (before, after) = (text("before", Some(MASK)), text("after", Some(MASK)));
+    for cut in 0..=14 {
+        let mut rig = rig();
+        let token = ping(&mut rig).await;
+        let ours = encode_frame(Opcode::PONG, &token, Some([5, 6, 7, 8]));
+        put(&mut rig.client, &[&before[..], &ours[..cut]].concat()).await;
+        idle().await;
+        put(&mut rig.client, &[&ours[cut..], &after[..]].concat()).await;
+        assert_eq!(arrived(&mut rig.upstream).await, [&before[..], &after].concat(), "{cut}");
+        assert_eq!(rig.control.tally(Direction::Up).frames(), [2, 0, 0, 0, 0, 0]);
+
+        let mut other = token;
+        other[7] ^= 1;
+        for payload in [&other[..], &[], &token[..7]] {
+            let pong = encode_frame(Opcode::PONG, payload, Some(MASK));
+            put(&mut rig.client, &pong).await;
+            assert_eq!(arrived(&mut rig.upstream).await, pong);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn signs_of_life_and_counts_are_kept() {
+    let mut rig = rig();
+    rig.ticker.set(5);
+    ping(&mut rig).await;
+    assert_eq!(rig.control.unanswered_since(), Some(5));
+    rig.ticker.set(7);
+    put(&mut rig.client, &encode_frame(Opcode::PING, b"", Some(MASK))).await;
+    arrived(&mut rig.upstream).await;
+    assert_eq!((rig.control.last_client_tick(), rig.control.last_data_tick()), (7, 0));
+    assert_eq!(rig.control.unanswered_since(), None);
+    rig.ticker.set(9);
+    let message = encode_frame(Opcode::BINARY, &[0; 300], None);
+    put(&mut rig.upstream, &message[..100]).await;
+    idle().await;
+    rig.ticker.set(11);
+    put(&mut rig.upstream, &message[100..]).await;
+    idle().await;
+    assert_eq!((rig.control.last_client_tick(), rig.control.last_data_tick()), (7, 11));
+    let (up, down) = (rig.control.tally(Direction::Up), rig.control.tally(Direction::Down));
+    assert_eq!((up.bytes(), up.frames()), (6, [0, 0, 0, 1, 0, 0]));
+    assert_eq!((down.bytes(), down.frames()), (304, [0, 1, 0, 0, 0, 0]));
+}
+
+/// Writes until the relay takes no more; how much it took.
+async fn flood(stream: &mut DuplexStream, bytes: &[u8]) -> usize {
+    let mut taken = 0;
+    let wait = Duration::from_millis(1);
+    while let Ok(count) = tokio::time::timeout(wait, stream.write(&bytes[taken..])).await {
+        taken += count.unwrap();
+        if taken == bytes.len() {
+            break;
+        }
+    }
+    taken
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_reads_holds_back_the_other_one() {
+    let capacity = 1024;
+    let mut rig = Setup { capacity: Some(capacity), ..Setup::default() }.start();
+    rig.ticker.set(3);
+    let stream = encode_frame(Opcode::BINARY, &vec![9; 4 << 20], None);
+    let taken = flood(&mut rig.upstream, &stream).await;
+    assert!(taken <= 2 * capacity + (64 << 10), "{taken}");
+    assert_eq!(rig.control.stalled_since(Direction::Down), Some(3));
+    assert_eq!(rig.control.stalled_since(Direction::Up), None);
+    rig.ticker.set(8);
+    let mut got = vec![0; 100];
+    rig.client.read_exact(&mut got).await.unwrap();
+    idle().await;
+    assert_eq!(rig.control.stalled_since(Direction::Down), Some(8));
+    let later = taken + 100;
+    let (sent, received) = tokio::join!(rig.upstream.write_all(&stream[taken..later]), async {
+        let mut got = vec![0; later - 100];
+        rig.client.read_exact(&mut got).await.map(|_| got)
+    });
+    sent.unwrap();
+    got.extend(received.unwrap());
+    idle().await;
+    assert!(got == stream[..later]);
+    assert_eq!(rig.control.stalled_since(Direction::Down), None);
+}

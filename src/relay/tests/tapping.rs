@@ -1,0 +1,143 @@
+//! Messages taken out of the client's stream.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Mutex;
+
+use super::*;
+use crate::close::Reason;
+use crate::relay::{Initiator, TapVerdict};
+
+type Taken = Arc<Mutex<Vec<(Vec<u8>, bool)>>>;
+
+/// Takes what begins with `auth`, and closes on `auth bad`.
+struct Auth(Taken);
+
+impl Tap for Auth {
+    fn max_bytes(&self) -> usize {
+        200
+    }
+
+    fn takes(&self, message: &[u8], _: bool) -> bool {
+        message.starts_with(b"auth")
+    }
+
+    fn take(
+        &mut self,
+        message: Vec<u8>,
+        text: bool,
+    ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
+        let bad = message == b"auth bad";
+        self.0.lock().unwrap().push((message, text));
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if bad {
+                TapVerdict::Close { reason: Reason::Forbidden, code: 4003 }
+            } else {
+                TapVerdict::Continue { reply: Some(super::text("welcome", None).into()) }
+            }
+        })
+    }
+}
+
+fn tapped() -> (Rig, Taken) {
+    let taken = Taken::default();
+    let tap: Option<Box<dyn Tap>> = Some(Box::new(Auth(taken.clone())));
+    (Setup { tap, ..Setup::default() }.start(), taken)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fragmented_message_is_taken_whole_at_every_cut() {
+    let ping = encode_frame(Opcode::PING, b"still", Some(MASK));
+    let after = text("after", Some(MASK));
+    let parts = [
+        text("before", Some(MASK)),
+        unfinished(text("au", Some(MASK))),
+        ping.clone(),
+        unfinished(encode_frame(Opcode::CONTINUATION, b"", Some(MASK))),
+        encode_frame(Opcode::CONTINUATION, b"th me", Some([9, 9, 0, 1])),
+        after.clone(),
+    ];
+    let sent = parts.concat();
+    let expected = [parts[0].clone(), ping, after].concat();
+    for cut in 0..=sent.len() {
+        let (mut rig, taken) = tapped();
+        put(&mut rig.client, &sent[..cut]).await;
+        idle().await;
+        put(&mut rig.client, &sent[cut..]).await;
+        let early = arrived(&mut rig.upstream).await;
+        assert!(expected.starts_with(&early) && early.len() < expected.len());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let got = [early, arrived(&mut rig.upstream).await].concat();
+        assert_eq!(got, expected, "cut at {cut}");
+        assert_eq!(*taken.lock().unwrap(), [(b"auth me".to_vec(), true)]);
+        assert_eq!(arrived(&mut rig.client).await, text("welcome", None));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_waits_for_the_end_of_the_upstreams_message() {
+    let (mut rig, _) = tapped();
+    let first = unfinished(text("one", None));
+    let last = encode_frame(Opcode::CONTINUATION, b"two", None);
+    put(&mut rig.upstream, &first).await;
+    put(&mut rig.client, &text("auth", Some(MASK))).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(arrived(&mut rig.client).await, first);
+    put(&mut rig.upstream, &[&last[..], &first].concat()).await;
+    assert_eq!(arrived(&mut rig.client).await, [last, text("welcome", None), first].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_cannot_be_taken_pass_unchanged() {
+    let large = encode_frame(Opcode::TEXT, format!("auth{}", "x".repeat(300)).as_bytes(), None);
+    let grows = [
+        unfinished(text("auth", Some(MASK))),
+        unfinished(encode_frame(Opcode::CONTINUATION, &[b'x'; 150], Some(MASK))),
+        encode_frame(Opcode::CONTINUATION, &[b'x'; 150], Some(MASK)),
+    ]
+    .concat();
+    let mut compressed = text("auth", Some(MASK));
+    compressed[0] |= 0x40;
+    let stray = encode_frame(Opcode::CONTINUATION, b"auth", Some(MASK));
+    for sent in [large, grows, compressed, stray] {
+        let (mut rig, taken) = tapped();
+        put(&mut rig.client, &[&sent[..], &text("other", Some(MASK))].concat()).await;
+        let got = arrived(&mut rig.upstream).await;
+        assert_eq!(got, [&sent[..], &text("other", Some(MASK))].concat());
+        assert!(taken.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_goes_out_when_the_client_ends_inside_a_message() {
+    let part = unfinished(text("auth", Some(MASK)));
+    for end in [encode_close(1000, "", Some(MASK)), Vec::new()] {
+        let (mut rig, taken) = tapped();
+        let sent = [&part[..], &end].concat();
+        put(&mut rig.client, &sent).await;
+        drop(rig.client);
+        assert_eq!(rest(&mut rig.upstream).await, sent);
+        assert!(taken.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_can_close_both_sides() {
+    let (mut rig, _) = tapped();
+    put(&mut rig.client, &text("auth bad", Some(MASK))).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_closed(&arrived(&mut rig.client).await, 4003, "Forbidden", false);
+    assert_closed(&arrived(&mut rig.upstream).await, 4003, "Forbidden", true);
+    let ended = rig.ended.await.unwrap();
+    assert_eq!((ended.initiator, ended.code), (Initiator::Sockgate, 4003));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_requested_meanwhile_does_not_wait_for_the_verdict() {
+    let (mut rig, _) = tapped();
+    put(&mut rig.client, &text("auth", Some(MASK))).await;
+    idle().await;
+    rig.control.request_close(Reason::Draining, 1001);
+    assert_closed(&arrived(&mut rig.client).await, 1001, "Going away", false);
+}
