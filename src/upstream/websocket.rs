@@ -1,6 +1,7 @@
 //! The upstream's opening handshake (RFC 6455 §4.1): sockgate as the client,
 //! with its own key, and the Accept checked.
 
+use futures_util::future::{Either, select};
 use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
@@ -85,21 +86,31 @@ pub async fn connect(
     let request =
         request(wanted, key).ok_or(UpgradeError::Invalid("the request cannot be built"))?;
 
-    let mut connection = Box::pin(connection.without_shutdown());
-    let response = tokio::select! {
-        biased;
-        response = sender.send_request(request) => response.map_err(broken)?,
-        ended = &mut connection => return Err(UpgradeError::Broken(ended.err())),
+    let connection = Box::pin(connection.without_shutdown());
+    let sending = Box::pin(sender.send_request(request));
+    // The connection may be done in the very poll that brings the 101.
+    let (response, connection) = match select(sending, connection).await {
+        Either::Left((response, connection)) => {
+            (response.map_err(broken)?, Either::Left(connection))
+        }
+        Either::Right((parts, sending)) => {
+            let parts = parts.map_err(broken)?;
+            (sending.await.map_err(broken)?, Either::Right(parts))
+        }
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        // The body is still to come: somebody has to drive the connection.
-        tokio::spawn(connection);
+        if let Either::Left(connection) = connection {
+            // The body is still to come: somebody has to drive the connection.
+            tokio::spawn(connection);
+        }
         return Err(UpgradeError::Refused(Box::new(response)));
     }
     check(response.headers(), accept.as_bytes(), &offered.0, offered.1.as_ref())?;
     let (head, _) = response.into_parts();
-    drop(sender);
-    let parts = connection.await.map_err(broken)?;
+    let parts = match connection {
+        Either::Left(connection) => connection.await.map_err(broken)?,
+        Either::Right(parts) => parts,
+    };
     Ok(Upgraded { stream: parts.io.into_inner(), ahead: parts.read_buf, headers: head.headers })
 }
 
