@@ -222,7 +222,8 @@ fn a_post_with_the_token_drains() {
 fn malformed_requests_do_not_disturb_the_admin_listener() {
     let upstream = Upstream::start();
     let gate = guarded(&upstream);
-    for bytes in [&b"\x16\x03\x01\0\r\n\r\n"[..], b"GET\r\n\r\n", b"GET /metrics HTTP/1.1\r\n\r\n"] {
+    for bytes in [&b"\x16\x03\x01\0\r\n\r\n"[..], b"GET\r\n\r\n", b"GET /metrics HTTP/1.1\r\n\r\n"]
+    {
         let mut stream = super::support::dial(gate.admin());
         std::io::Write::write_all(&mut stream, bytes).expect("sent");
     }

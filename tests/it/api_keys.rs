@@ -2,7 +2,9 @@
 
 use tempfile::TempDir;
 
-use super::support::{Gate, Request, SECRET, Upstream, canary, run, run_with_input, token, unix_now};
+use super::support::{
+    Gate, Request, SECRET, Upstream, canary, run, run_with_input, token, unix_now,
+};
 
 fn hash(key: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
@@ -38,8 +40,7 @@ routes:
 fn a_known_key_admits_as_its_subject_with_its_claims() {
     let upstream = Upstream::start();
     let key = canary("canary-api-key-0123456789abcdef");
-    let keys =
-        format!("- {{ sha256: {}, subject: acme, claims: {{ plan: gold }} }}\n", hash(&key));
+    let keys = format!("- {{ sha256: {}, subject: acme, claims: {{ plan: gold }} }}\n", hash(&key));
     let gate = start(&keys, &upstream);
     Request::upgrade("/ws/a").bearer(&key).open(gate.address()).echoes("hello");
     let seen = upstream.last();
@@ -64,11 +65,8 @@ fn of_several_verifiers_the_one_that_knows_the_shape_decides() {
 fn unknown_and_expired_keys_are_refused() {
     let upstream = Upstream::start();
     let key = canary("canary-api-key-that-has-expired-1");
-    let keys = format!(
-        "- {{ sha256: {}, subject: acme, expires: {} }}\n",
-        hash(&key),
-        unix_now() - 10
-    );
+    let keys =
+        format!("- {{ sha256: {}, subject: acme, expires: {} }}\n", hash(&key), unix_now() - 10);
     let gate = start(&keys, &upstream);
     let expired = Request::upgrade("/ws/expired").bearer(&key).closed(gate.address());
     assert_eq!(expired.says(), (4002, "Session expired"));

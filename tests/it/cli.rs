@@ -60,10 +60,15 @@ fn the_version_and_the_help_are_told() {
 #[test]
 fn check_prints_the_effective_configuration_without_its_secrets() {
     let config = whole("ws://127.0.0.1:3000")
-        + &format!("admin: {{ listen: \"127.0.0.1:0\", token: {} }}\n", canary("canary-of-an-admin-token"));
+        + &format!(
+            "admin: {{ listen: \"127.0.0.1:0\", token: {} }}\n",
+            canary("canary-of-an-admin-token")
+        );
     let outcome = check(&config);
     assert_eq!(outcome.code, 0, "{outcome:?}");
-    for text in ["members", "chat", "127.0.0.1:3000", "header_bytes", "16KiB", "auth_timeout", "10s"] {
+    for text in
+        ["members", "chat", "127.0.0.1:3000", "header_bytes", "16KiB", "auth_timeout", "10s"]
+    {
         assert!(outcome.stdout.contains(text), "{text} in {}", outcome.stdout);
     }
 }
@@ -128,16 +133,56 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ("path: \"/ws/*\"", "path: \"/a*b/c\"", &["routes[0].path"]),
     ("server:", "sever:", &["sever", "server"]),
     ("server: { listen: \"127.0.0.1:0\" }", "server: { listen: nowhere }", &["server.listen"]),
-    ("server: { listen: \"127.0.0.1:0\" }", "server: { listen: \"127.0.0.1:0\", tls: { cert: no.crt, key: no.key } }", &["server.tls", "no.crt"]),
-    ("server: { listen: \"127.0.0.1:0\" }", "server: { listen: \"127.0.0.1:0\", http2: true }", &["http2"]),
-    ("server: { listen: \"127.0.0.1:0\" }", "server: { listen: \"127.0.0.1:0\", trusted_proxies: [nonsense] }", &["trusted_proxies"]),
-    ("server: { listen: \"127.0.0.1:0\" }", "server: { listen: \"127.0.0.1:0\" }\nadmin: { token: short }", &["admin.token", "16"]),
-    ("server: { listen: \"127.0.0.1:0\" }", "server: { listen: \"127.0.0.1:0\" }\nlimits: { header_bytes: lots }", &["limits.header_bytes"]),
-    ("server: { listen: \"127.0.0.1:0\" }", "server: { listen: \"127.0.0.1:0\" }\nlimits: { conections: 5 }", &["conections", "connections"]),
-    ("server: { listen: \"127.0.0.1:0\" }", "server: { listen: \"127.0.0.1:0\" }\nrevocation: { keep: 30d }", &["revocation"]),
-    ("server: { listen: \"127.0.0.1:0\" }", "server: { listen: \"127.0.0.1:0\" }\nidentity: { headers: { \"bad name\": identity.subject } }", &["bad name"]),
-    ("server: { listen: \"127.0.0.1:0\" }", "server: { listen: \"127.0.0.1:0\" }\nidentity: { headers: { X-A: nonsense } }", &["X-A"]),
-    ("server: { listen: \"127.0.0.1:0\" }", "server: { listen: \"127.0.0.1:0\" }\nserver: { listen: \"127.0.0.1:1\" }", &["server"]),
+    (
+        "server: { listen: \"127.0.0.1:0\" }",
+        "server: { listen: \"127.0.0.1:0\", tls: { cert: no.crt, key: no.key } }",
+        &["server.tls", "no.crt"],
+    ),
+    (
+        "server: { listen: \"127.0.0.1:0\" }",
+        "server: { listen: \"127.0.0.1:0\", http2: true }",
+        &["http2"],
+    ),
+    (
+        "server: { listen: \"127.0.0.1:0\" }",
+        "server: { listen: \"127.0.0.1:0\", trusted_proxies: [nonsense] }",
+        &["trusted_proxies"],
+    ),
+    (
+        "server: { listen: \"127.0.0.1:0\" }",
+        "server: { listen: \"127.0.0.1:0\" }\nadmin: { token: short }",
+        &["admin.token", "16"],
+    ),
+    (
+        "server: { listen: \"127.0.0.1:0\" }",
+        "server: { listen: \"127.0.0.1:0\" }\nlimits: { header_bytes: lots }",
+        &["limits.header_bytes"],
+    ),
+    (
+        "server: { listen: \"127.0.0.1:0\" }",
+        "server: { listen: \"127.0.0.1:0\" }\nlimits: { conections: 5 }",
+        &["conections", "connections"],
+    ),
+    (
+        "server: { listen: \"127.0.0.1:0\" }",
+        "server: { listen: \"127.0.0.1:0\" }\nrevocation: { keep: 30d }",
+        &["revocation"],
+    ),
+    (
+        "server: { listen: \"127.0.0.1:0\" }",
+        "server: { listen: \"127.0.0.1:0\" }\nidentity: { headers: { \"bad name\": identity.subject } }",
+        &["bad name"],
+    ),
+    (
+        "server: { listen: \"127.0.0.1:0\" }",
+        "server: { listen: \"127.0.0.1:0\" }\nidentity: { headers: { X-A: nonsense } }",
+        &["X-A"],
+    ),
+    (
+        "server: { listen: \"127.0.0.1:0\" }",
+        "server: { listen: \"127.0.0.1:0\" }\nserver: { listen: \"127.0.0.1:1\" }",
+        &["server"],
+    ),
 ];
 
 #[test]
@@ -227,8 +272,16 @@ fn routes_that_would_open_a_guarded_upstream_are_refused() {
     assert!(says(&refused).contains("shared_upstream"), "{}", says(&refused));
     assert!(says(&refused).contains("routes[1]"), "{}", says(&refused));
     assert_eq!(check(&open(", shared_upstream: true")).code, 0);
-    let http = open("").replace("upstream: \"ws://127.0.0.1:3000\" }\n", "upstream: \"http://127.0.0.1:3000\" }\n");
-    assert_eq!(check(&http).code, 0, "an http upstream carries no upgrade: {}", says(&check(&http)));
+    let http = open("").replace(
+        "upstream: \"ws://127.0.0.1:3000\" }\n",
+        "upstream: \"http://127.0.0.1:3000\" }\n",
+    );
+    assert_eq!(
+        check(&http).code,
+        0,
+        "an http upstream carries no upgrade: {}",
+        says(&check(&http))
+    );
 }
 
 #[test]
@@ -322,7 +375,10 @@ fn explain_tells_the_verdict_without_asking_the_upstream() {
     let cases: [(&[&str], &str); 5] = [
         (&["ws://gate.test/ws/a"], "missing_credential"),
         (&["ws://gate.test/ws/a", "-H", "Cookie: session="], "malformed_credential"),
-        (&["ws://gate.test/ws/a", "-H", "Origin: https://evil.test", "-H", &header], "origin_denied"),
+        (
+            &["ws://gate.test/ws/a", "-H", "Origin: https://evil.test", "-H", &header],
+            "origin_denied",
+        ),
         (&["ws://gate.test/elsewhere"], "404"),
         (&["ws://gate.test/ws//a", "-H", &header], "400"),
     ];
@@ -336,14 +392,18 @@ fn explain_tells_the_verdict_without_asking_the_upstream() {
 
 #[test]
 fn explain_tries_a_first_message() {
-    let config = format!("server: {{ listen: \"127.0.0.1:0\" }}\n{}", super::support::policy(
-        "origins: any, credentials: [{ message: { format: json, where: { /type: auth }, token: /token }, verifier: app }]",
-        "ws://127.0.0.1:3000",
-    ));
+    let config = format!(
+        "server: {{ listen: \"127.0.0.1:0\" }}\n{}",
+        super::support::policy(
+            "origins: any, credentials: [{ message: { format: json, where: { /type: auth }, token: /token }, verifier: app }]",
+            "ws://127.0.0.1:3000",
+        )
+    );
     let login = json!({"type": "auth", "token": token("alice")}).to_string();
     let admitted = explain(&config, &["ws://gate.test/ws/a", "--message", &login]);
     assert_eq!(admitted.code, 0, "{admitted:?}");
-    let refused = explain(&config, &["ws://gate.test/ws/a", "--message", r#"{"type":"auth","token":"x"}"#]);
+    let refused =
+        explain(&config, &["ws://gate.test/ws/a", "--message", r#"{"type":"auth","token":"x"}"#]);
     assert_eq!(refused.code, 1, "{refused:?}");
 }
 

@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use super::support::{Gate, Request, Seen, Token, Upstream, members, percent_encode_all, policy, token};
+use super::support::{
+    Gate, Request, Seen, Token, Upstream, members, percent_encode_all, policy, token,
+};
 
 /// A source: its entry in `credentials`, a request that uses it, and what the
 /// upstream must see of the request.
@@ -22,7 +24,9 @@ fn at(target: &str) -> Request {
 const SOURCES: &[Source] = &[
     Source {
         entry: "{ cookie: session, verifier: app }",
-        request: |t| at("/ws/a").header("Cookie", &format!("a=1; session={t}; b=\"2\"; sessions=3")),
+        request: |t| {
+            at("/ws/a").header("Cookie", &format!("a=1; session={t}; b=\"2\"; sessions=3"))
+        },
         target: "/ws/a",
         header: "cookie",
         left: Some("a=1; b=\"2\"; sessions=3"),
@@ -98,8 +102,9 @@ const SOURCES: &[Source] = &[
                 verifier: app }",
         request: |t| {
             let encoded = URL_SAFE_NO_PAD.encode(t);
-            at("/ws/a")
-                .protocols(&format!("chat.v1, base64url.bearer.authorization.k8s.io.{encoded}, chat.v2"))
+            at("/ws/a").protocols(&format!(
+                "chat.v1, base64url.bearer.authorization.k8s.io.{encoded}, chat.v2"
+            ))
         },
         target: "/ws/a",
         header: "sec-websocket-protocol",
@@ -123,8 +128,7 @@ const SOURCES: &[Source] = &[
 
 fn list(seen: &Seen, name: &str) -> Option<String> {
     let values = seen.headers(name);
-    let entries: Vec<_> =
-        values.iter().flat_map(|value| value.split(',')).map(str::trim).collect();
+    let entries: Vec<_> = values.iter().flat_map(|value| value.split(',')).map(str::trim).collect();
     (!entries.is_empty()).then(|| entries.join(", "))
 }
 
@@ -171,7 +175,8 @@ fn forward_true_passes_the_credential_on() {
 #[test]
 fn the_marker_of_a_pair_offered_alone_is_echoed_and_the_token_never() {
     let upstream = Upstream::start();
-    let config = policy("credentials: [{ subprotocol_pair: bearer, verifier: app }]", &upstream.ws());
+    let config =
+        policy("credentials: [{ subprotocol_pair: bearer, verifier: app }]", &upstream.ws());
     let gate = Gate::start(&config);
     let alone = Request::upgrade("/ws/a").protocols(&format!("bearer, {}", token("alice")));
     assert_eq!(alone.open(gate.address()).head.header("sec-websocket-protocol"), Some("bearer"));
@@ -305,8 +310,11 @@ fn basic_carries_an_api_key_under_no_name_or_the_subjects() {
     let key = super::support::canary("canary-api-key-for-basic-0001");
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
     let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    std::fs::write(directory.path().join("keys.yaml"), format!("- {{ sha256: {hex}, subject: acme }}\n"))
-        .expect("written");
+    std::fs::write(
+        directory.path().join("keys.yaml"),
+        format!("- {{ sha256: {hex}, subject: acme }}\n"),
+    )
+    .expect("written");
     let config = format!(
         "verifiers:\n  keys: {{ api_keys: {{ file: keys.yaml }} }}\n\
          policies:\n  members: {{ origins: any, credentials: [\

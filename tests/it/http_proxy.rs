@@ -141,8 +141,8 @@ fn a_message_credential_does_not_apply() {
 #[test]
 fn a_cors_preflight_passes_without_credential_and_without_identity() {
     let upstream = Upstream::start();
-    let config = members(&upstream.ws())
-        .replace("origins: same", "origins: [\"https://elsewhere.test\"]");
+    let config =
+        members(&upstream.ws()).replace("origins: same", "origins: [\"https://elsewhere.test\"]");
     let gate = Gate::start(&config);
     let response = Request::new("OPTIONS", "/ws/report")
         .origin("https://elsewhere.test")

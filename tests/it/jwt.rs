@@ -85,7 +85,11 @@ fn forged_and_malformed_tokens_are_refused_with_their_reason() {
         ("an empty key", "invalid_credential", sound().sign_with(b"")),
         ("unknown crit", "invalid_credential", sound().header("crit", json!(["x"])).sign()),
         ("empty crit", "invalid_credential", sound().header("crit", json!([])).sign()),
-        ("b64 false", "invalid_credential", sound().header("b64", false).header("crit", json!(["b64"])).sign()),
+        (
+            "b64 false",
+            "invalid_credential",
+            sound().header("b64", false).header("crit", json!(["b64"])).sign(),
+        ),
         ("a logout token", "invalid_credential", sound().header("typ", "logout+jwt").sign()),
         ("an event token", "invalid_credential", sound().header("typ", "secevent+jwt").sign()),
         ("our own assertion", "invalid_credential", sound().header("typ", "sockgate+jwt").sign()),
@@ -95,20 +99,36 @@ fn forged_and_malformed_tokens_are_refused_with_their_reason() {
         ("no exp", "invalid_credential", sound().without("exp").sign()),
         ("exp text", "invalid_credential", sound().claim("exp", "9999999999").sign()),
         ("exp null", "invalid_credential", sound().claim("exp", json!(null)).sign()),
-        ("exp array", "invalid_credential", sound().claim("exp", json!([9_999_999_999_u64])).sign()),
-        ("exp huge", "", raw(r#"{"sub":"alice","iss":"https://id.test","aud":"chat","exp":1e400}"#)),
+        (
+            "exp array",
+            "invalid_credential",
+            sound().claim("exp", json!([9_999_999_999_u64])).sign(),
+        ),
+        (
+            "exp huge",
+            "",
+            raw(r#"{"sub":"alice","iss":"https://id.test","aud":"chat","exp":1e400}"#),
+        ),
         ("nbf text", "invalid_credential", sound().claim("nbf", "1").sign()),
         ("expired", "expired", sound().expires_in(-2).sign()),
         ("early", "not_yet_valid", sound().claim("nbf", unix_now() + 600).sign()),
         ("no iss", "invalid_credential", sound().without("iss").sign()),
         ("iss slash", "invalid_credential", sound().claim("iss", "https://id.test/").sign()),
-        ("iss array", "invalid_credential", sound().claim("iss", json!(["https://id.test"])).sign()),
+        (
+            "iss array",
+            "invalid_credential",
+            sound().claim("iss", json!(["https://id.test"])).sign(),
+        ),
         ("no aud", "invalid_credential", sound().without("aud").sign()),
         ("aud prefix", "invalid_credential", sound().claim("aud", "chatter").sign()),
         ("aud number", "invalid_credential", sound().claim("aud", 7).sign()),
         ("duplicate claim", "", raw(&payload(r#","sub":"bob""#))),
         ("duplicate by escape", "", raw(&payload(r#","\u0073ub":"bob""#))),
-        ("duplicate header", "", Token::sign_raw(r#"{"alg":"HS256","alg":"HS256"}"#, &payload(""), KEY)),
+        (
+            "duplicate header",
+            "",
+            Token::sign_raw(r#"{"alg":"HS256","alg":"HS256"}"#, &payload(""), KEY),
+        ),
         ("a BOM", "", raw(&format!("\u{feff}{}", payload("")))),
         ("trailing garbage", "", raw(&format!("{} x", payload("")))),
         ("an array", "", raw("[]")),
@@ -146,8 +166,10 @@ fn forged_and_malformed_tokens_are_refused_with_their_reason() {
 #[test]
 fn a_token_with_an_audience_needs_one_configured() {
     let upstream = Upstream::start();
-    let gate =
-        Gate::start(&policy("credentials: [{ header: authorization, verifier: app }]", &upstream.ws()));
+    let gate = Gate::start(&policy(
+        "credentials: [{ header: authorization, verifier: app }]",
+        &upstream.ws(),
+    ));
     let token = Token::of("alice").claim("aud", "chat").sign();
     let closed = Request::upgrade("/ws/a").bearer(&token).closed(gate.address());
     assert_eq!(closed.says(), (4001, "Unauthorized"));
@@ -166,7 +188,10 @@ fn an_rsa_key_verifies_rs256_and_is_no_hmac_secret() {
     std::fs::write(directory.path().join("key.pem"), &pem).expect("written");
     let upstream = Upstream::start();
     let config = policy("credentials: [{ header: authorization, verifier: app }]", &upstream.ws())
-        .replace(&format!("secret: {SECRET}, algorithms: [HS256]"), "public_key: key.pem, algorithms: [RS256]");
+        .replace(
+            &format!("secret: {SECRET}, algorithms: [HS256]"),
+            "public_key: key.pem, algorithms: [RS256]",
+        );
     let gate = Gate::start_in(directory, &config, &[]);
 
     let claims = Token::of("alice").claims();

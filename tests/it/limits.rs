@@ -4,8 +4,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use super::support::{
-    Gate, PATIENCE, Request, Response, Token, Upstream, dial, eventually, members, policy,
-    token,
+    Gate, PATIENCE, Request, Response, Token, Upstream, dial, eventually, members, policy, token,
 };
 
 fn start(limits: &str, upstream: &Upstream) -> Gate {
@@ -175,10 +174,9 @@ fn a_subject_over_its_bound_is_refused_readably() {
     eventually("there is room again", || gate.metric("sockgate_connections_open", &[]) < 0.5);
     request("alice").open(gate.address()).echoes("hello");
 
-    let config = policy(
-        "reject: http, credentials: [{ cookie: session, verifier: app }]",
-        &upstream.ws(),
-    ) + "limits: { connections_per_subject: 1 }\n";
+    let config =
+        policy("reject: http, credentials: [{ cookie: session, verifier: app }]", &upstream.ws())
+            + "limits: { connections_per_subject: 1 }\n";
     let gate = Gate::start(&config);
     let _first = request("alice").open(gate.address());
     let refused = request("alice").send(gate.address());

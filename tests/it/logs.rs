@@ -40,7 +40,12 @@ fn open_and_close_are_one_line_each_joined_by_id() {
     assert_eq!(open["verifier"], "app");
     assert_eq!(open["subject"], "alice");
     assert_eq!(open["outcome"], "admitted");
-    assert!(open["upstream"].as_str().is_some_and(|to| upstream.ws().contains(to) || to.contains(&upstream.ws())), "{open}");
+    assert!(
+        open["upstream"]
+            .as_str()
+            .is_some_and(|to| upstream.ws().contains(to) || to.contains(&upstream.ws())),
+        "{open}"
+    );
     assert_eq!(open["status"], 101);
     assert_eq!(close["initiator"], "client");
     assert!(close["duration_ms"].is_number(), "{close}");
@@ -53,7 +58,9 @@ fn open_and_close_are_one_line_each_joined_by_id() {
 fn a_refusal_is_one_line_with_its_reason() {
     let upstream = Upstream::start();
     let gate = Gate::start(&members(&upstream.ws()));
-    Request::upgrade("/ws/refused").cookie(&Token::of("alice").sign_with(&[7; 32])).closed(gate.address());
+    Request::upgrade("/ws/refused")
+        .cookie(&Token::of("alice").sign_with(&[7; 32]))
+        .closed(gate.address());
     let line = gate.record("/ws/refused");
     assert_eq!(line["reason"], "invalid_credential");
     assert_eq!(line["outcome"], "refused");
@@ -71,9 +78,26 @@ fn credentials_are_redacted_however_they_are_encoded() {
         + &format!("  - {{ path: /dead, policy: members, upstream: \"{}\" }}\n", nobody.ws())
         + "log: { level: debug, redact: [mine] }\n";
     let names = [
-        "tkn", "token", "access_token", "id_token", "refresh_token", "jwt", "auth",
-        "authorization", "api_key", "apikey", "key", "password", "secret", "session", "sid",
-        "ticket", "code", "sig", "signature", "mine",
+        "tkn",
+        "token",
+        "access_token",
+        "id_token",
+        "refresh_token",
+        "jwt",
+        "auth",
+        "authorization",
+        "api_key",
+        "apikey",
+        "key",
+        "password",
+        "secret",
+        "session",
+        "sid",
+        "ticket",
+        "code",
+        "sig",
+        "signature",
+        "mine",
     ];
     assert!(!names.is_empty());
     for name in names {
@@ -85,7 +109,9 @@ fn credentials_are_redacted_however_they_are_encoded() {
         for (number, spelling) in spellings.into_iter().enumerate() {
             let secret = canary(&format!("canary-{number}-of-{name}-in-a-url"));
             let name = spelling;
-            for value in [secret.clone(), percent_encode_all(&secret), format!("%63{}", &secret[1..])] {
+            for value in
+                [secret.clone(), percent_encode_all(&secret), format!("%63{}", &secret[1..])]
+            {
                 let path = format!("/ws/redact-{number}");
                 let referer = format!("http://gate.test/?x=1&{name}={value}");
                 Request::get(&format!("{path}?a=1&{name}={value}&b=2"))
@@ -116,7 +142,10 @@ fn an_unparsable_target_and_the_close_reason_of_a_peer_are_not_logged() {
     let upstream = Upstream::start();
     let gate = Gate::start(&members(&upstream.ws()));
     let mut socket = Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address());
-    socket.send_frame(&super::support::Frame::close(4100, &canary("canary-close-reason-of-a-client")));
+    socket.send_frame(&super::support::Frame::close(
+        4100,
+        &canary("canary-close-reason-of-a-client"),
+    ));
     socket.closed();
     gate.line("of the close", |line| line["initiator"] == "client");
     let target = canary("canary-in-an-unparsable-target");

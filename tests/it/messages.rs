@@ -10,7 +10,9 @@ const JSON: &str =
 fn config(forward: &str, extra: &str, upstream: &str) -> String {
     let forward = if forward.is_empty() { String::new() } else { format!(", forward: {forward}") };
     policy(
-        &format!("origins: any, credentials: [{{ cookie: session, verifier: app }}, {JSON}{forward} }}]{extra}"),
+        &format!(
+            "origins: any, credentials: [{{ cookie: session, verifier: app }}, {JSON}{forward} }}]{extra}"
+        ),
         upstream,
     )
 }
@@ -117,11 +119,8 @@ fn a_first_message_that_is_no_login_is_refused_and_reaches_nobody() {
     let gate = Gate::start(&config("", "", &upstream.ws()));
     let (good, other) = (token("alice"), token("bob"));
     let expired = Token::of("alice").expires_in(-600).sign();
-    let deep = format!(
-        r#"{{"type":"auth","token":"{good}","x":{}{}}}"#,
-        "[".repeat(40),
-        "]".repeat(40)
-    );
+    let deep =
+        format!(r#"{{"type":"auth","token":"{good}","x":{}{}}}"#, "[".repeat(40), "]".repeat(40));
     let cases = [
         ("hello".to_owned(), 4001),
         (r#"{"type":"hello"}"#.to_owned(), 4001),

@@ -21,12 +21,11 @@ fn status(gate: &Gate, origins: &[&str]) -> u16 {
 #[test]
 fn a_list_admits_its_origins_and_no_look_alike() {
     let upstream = Upstream::start();
-    let gate = gate(r#"["https://app.example", "https://*.wild.example", "http://dev.test:8080"]"#, &upstream);
-    let allowed = [
-        "https://app.example",
-        "https://a.wild.example",
-        "http://dev.test:8080",
-    ];
+    let gate = gate(
+        r#"["https://app.example", "https://*.wild.example", "http://dev.test:8080"]"#,
+        &upstream,
+    );
+    let allowed = ["https://app.example", "https://a.wild.example", "http://dev.test:8080"];
     for origin in allowed {
         assert_eq!(status(&gate, &[origin]), 101, "{origin}");
     }
@@ -95,10 +94,8 @@ fn same_compares_host_and_port_with_the_host_header() {
         ("[::1]:8080", "http://[::1]:8080", 101),
     ];
     for (host, origin, expected) in cases {
-        let request = Request::upgrade("/ws/a")
-            .replace("Host", host)
-            .cookie(&token("alice"))
-            .origin(origin);
+        let request =
+            Request::upgrade("/ws/a").replace("Host", host).cookie(&token("alice")).origin(origin);
         assert_eq!(request.status(gate.address()), expected, "{origin} at {host}");
     }
 }
@@ -106,8 +103,9 @@ fn same_compares_host_and_port_with_the_host_header() {
 #[test]
 fn same_knows_from_a_trusted_proxy_that_tls_ended_in_front() {
     let upstream = Upstream::start();
-    let config = policy("origins: same, credentials: [{ cookie: session, verifier: app }]", &upstream.ws())
-        + "server: { listen: \"127.0.0.1:0\", trusted_proxies: [127.0.0.0/8] }\n";
+    let config =
+        policy("origins: same, credentials: [{ cookie: session, verifier: app }]", &upstream.ws())
+            + "server: { listen: \"127.0.0.1:0\", trusted_proxies: [127.0.0.0/8] }\n";
     let gate = Gate::start(&config);
     for (origin, expected) in [("https://gate.test", 101), ("http://gate.test", 403)] {
         let request = Request::upgrade("/ws/a")

@@ -244,10 +244,9 @@ fn the_upstreams_own_refusal_passes_with_its_status_and_body() {
 #[test]
 fn an_upstream_that_does_not_answer_in_time_is_504() {
     let upstream = Upstream::start();
-    let config = policy(
-        "reject: http, credentials: [{ cookie: session, verifier: app }]",
-        &upstream.ws(),
-    ) + "limits: { upstream_connect_timeout: 300ms }\n";
+    let config =
+        policy("reject: http, credentials: [{ cookie: session, verifier: app }]", &upstream.ws())
+            + "limits: { upstream_connect_timeout: 300ms }\n";
     let gate = Gate::start(&config);
     let response = Request::upgrade("/ws/silent").cookie(&token("alice")).send(gate.address());
     assert_eq!((response.status, response.error().as_str()), (504, "Bad gateway"));

@@ -47,7 +47,10 @@ fn fragments_reserved_bits_and_control_frames_pass_as_they_are() {
         upstream.last().header("sec-websocket-extensions"),
         Some("permessage-deflate; client_max_window_bits")
     );
-    let compressed = Frame { reserved: 0b100, ..Frame::new(Opcode::Text, b"\xf2\x48\xcd\xc9\xc9\x07\x00".to_vec()) };
+    let compressed = Frame {
+        reserved: 0b100,
+        ..Frame::new(Opcode::Text, b"\xf2\x48\xcd\xc9\xc9\x07\x00".to_vec())
+    };
     let frames = [
         Frame::text("one ").unfinished(),
         Frame::new(Opcode::Continuation, "two ").unfinished(),
@@ -109,7 +112,8 @@ fn what_the_upstream_says_with_its_101_arrives() {
 fn subprotocols_are_negotiated_end_to_end() {
     let upstream = Upstream::start();
     let gate = start("ping_interval: 30s", &upstream);
-    let request = Request::upgrade("/ws/echo").cookie(&token("alice")).protocols("chat.v2, chat.v1");
+    let request =
+        Request::upgrade("/ws/echo").cookie(&token("alice")).protocols("chat.v2, chat.v1");
     let socket = request.open(gate.address());
     assert_eq!(socket.head.header("sec-websocket-protocol"), Some("chat.v2"));
     assert_eq!(upstream.last().header("sec-websocket-protocol"), Some("chat.v2, chat.v1"));
@@ -176,7 +180,8 @@ fn a_message_over_the_bound_is_1009_for_both_peers() {
         ("/ws/echo", &|socket| socket.send(&"x".repeat(1025))),
         ("/ws/echo", &|socket| {
             socket.send_frame(&Frame::text(&"x".repeat(600)).unfinished());
-            let _ = socket.try_send_bytes(&Frame::new(Opcode::Continuation, "x".repeat(600)).masked());
+            let _ =
+                socket.try_send_bytes(&Frame::new(Opcode::Continuation, "x".repeat(600)).masked());
         }),
         ("/ws/push-1025", &|_| {}),
     ];

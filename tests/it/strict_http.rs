@@ -115,8 +115,9 @@ fn another_version_is_told_which_one_is_spoken() {
     let (upstream, open) = (Upstream::start(), Upstream::start());
     let gate = start(&upstream, &open);
     for version in ["8", "14", "", "13, 8", "x"] {
-        let request =
-            Request::upgrade("/ws/a").cookie(&token("alice")).replace("Sec-WebSocket-Version", version);
+        let request = Request::upgrade("/ws/a")
+            .cookie(&token("alice"))
+            .replace("Sec-WebSocket-Version", version);
         let response = request.send(gate.address());
         assert_eq!(response.status, 426, "{version}");
         assert_eq!(response.header("sec-websocket-version"), Some("13"), "{version}");
@@ -129,11 +130,36 @@ fn paths_with_two_readings_are_refused() {
     let (upstream, open) = (Upstream::start(), Upstream::start());
     let gate = start(&upstream, &open);
     let paths = [
-        "//ws/a", "/ws//a", "/ws/a//", "/ws;x/a", "/ws/a;v=1", "/ws\\a", "/ws/%5Ca",
-        "/ws%2fa", "/ws%2Fa", "/x/../ws/a", "/ws/../x", "/ws/./a", "/ws/..", "/ws/.",
-        "/ws/%2e%2e/x", "/ws/%2E/a", "/ws/.%2e/x", "/ws/%2e./x", "/ws/%252e%252e/x",
-        "/ws/%252fa", "/ws/%25%32%65/x", "/ws/%255ca", "/ws/%", "/ws/%1", "/ws/%zz", "/ws/%00",
-        "/ws/%0d%0aX-A:%201", "/ws/%0A", "/ws/%7f", "/ws/%1f",
+        "//ws/a",
+        "/ws//a",
+        "/ws/a//",
+        "/ws;x/a",
+        "/ws/a;v=1",
+        "/ws\\a",
+        "/ws/%5Ca",
+        "/ws%2fa",
+        "/ws%2Fa",
+        "/x/../ws/a",
+        "/ws/../x",
+        "/ws/./a",
+        "/ws/..",
+        "/ws/.",
+        "/ws/%2e%2e/x",
+        "/ws/%2E/a",
+        "/ws/.%2e/x",
+        "/ws/%2e./x",
+        "/ws/%252e%252e/x",
+        "/ws/%252fa",
+        "/ws/%25%32%65/x",
+        "/ws/%255ca",
+        "/ws/%",
+        "/ws/%1",
+        "/ws/%zz",
+        "/ws/%00",
+        "/ws/%0d%0aX-A:%201",
+        "/ws/%0A",
+        "/ws/%7f",
+        "/ws/%1f",
     ];
     assert!(!paths.is_empty());
     for path in paths {
@@ -197,7 +223,9 @@ fn no_other_upgrade_is_tunnelled_or_passed_on() {
     let (upstream, open) = (Upstream::start(), Upstream::start());
     let gate = start(&upstream, &open);
     let token = token("alice");
-    for value in ["h2c", "websocket, h2c", "h2c, websocket", "TLS/1.0", "websocket/13", "xwebsocket"] {
+    for value in
+        ["h2c", "websocket, h2c", "h2c, websocket", "TLS/1.0", "websocket/13", "xwebsocket"]
+    {
         for path in ["/ws/a", "/other"] {
             let request = Request::upgrade(path)
                 .replace("Upgrade", value)
@@ -253,9 +281,15 @@ fn the_upgrade_sent_upstream_is_rebuilt_and_never_copied() {
     assert_eq!(seen.header("connection").map(str::to_ascii_lowercase).as_deref(), Some("upgrade"));
     assert_eq!(seen.header("sec-websocket-version"), Some("13"));
     assert_eq!(seen.header("x-keep"), Some("2"));
-    for gone in
-        ["x-hop", "keep-alive", "te", "trailer", "proxy-connection", "proxy-authorization", "http2-settings"]
-    {
+    for gone in [
+        "x-hop",
+        "keep-alive",
+        "te",
+        "trailer",
+        "proxy-connection",
+        "proxy-authorization",
+        "http2-settings",
+    ] {
         assert_eq!(seen.header(gone), None, "{gone}:\n{}", seen.head);
     }
 }

@@ -9,7 +9,9 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tempfile::TempDir;
 
-use super::support::{Gate, PATIENCE, Request, Response, Upstream, dial, eventually, members, token};
+use super::support::{
+    Gate, PATIENCE, Request, Response, Upstream, dial, eventually, members, token,
+};
 
 /// An authority of the test's own.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -156,7 +158,10 @@ fn a_tls_upstream_is_verified_against_its_own_authority() {
         let directory = TempDir::new().expect("a directory");
         std::fs::write(directory.path().join("ca.crt"), authority.0.pem()).expect("written");
         let config = members("URL")
-            .replace("upstream: \"URL\"", &format!("upstream: {{ url: \"{url}\", tls: {{ {tls} }} }}"))
+            .replace(
+                "upstream: \"URL\"",
+                &format!("upstream: {{ url: \"{url}\", tls: {{ {tls} }} }}"),
+            )
             .replace("origins: same", "reject: http");
         let gate = Gate::start_in(directory, &config, &[]);
         let request = Request::upgrade("/ws/a").cookie(&token("alice"));
@@ -203,8 +208,8 @@ fn a_stale_unix_socket_does_not_keep_the_gate_from_starting() {
     let directory = TempDir::new().expect("a directory");
     let front = directory.path().join("front.sock");
     drop(std::os::unix::net::UnixListener::bind(&front).expect("bound"));
-    let config = members(&upstream.ws())
-        + &format!("server: {{ listen: \"unix:{}\" }}\n", front.display());
+    let config =
+        members(&upstream.ws()) + &format!("server: {{ listen: \"unix:{}\" }}\n", front.display());
     let _gate = Gate::start_in(directory, &config, &[]);
     let stream = UnixStream::connect(front).expect("the gate listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");

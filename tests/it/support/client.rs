@@ -4,8 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::frame::{Frame, Opcode};
 use super::PATIENCE;
+use super::frame::{Frame, Opcode};
 
 /// The sample key of RFC 6455 §1.3 and the Accept that answers it.
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -453,7 +453,9 @@ pub(crate) fn nothing_comes(stream: &mut TcpStream, within: Duration) {
         Err(error) => {
             let waited = matches!(
                 error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::ConnectionReset
+                io::ErrorKind::WouldBlock
+                    | io::ErrorKind::TimedOut
+                    | io::ErrorKind::ConnectionReset
             );
             assert!(waited, "{error}");
         }

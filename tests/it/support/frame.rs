@@ -97,8 +97,7 @@ impl Frame {
     }
 
     fn bytes(&self, mask: Option<[u8; 4]>) -> Vec<u8> {
-        let mut out =
-            vec![u8::from(self.fin) << 7 | self.reserved << 4 | self.opcode.number()];
+        let mut out = vec![u8::from(self.fin) << 7 | self.reserved << 4 | self.opcode.number()];
         let bit = if mask.is_some() { 0x80 } else { 0 };
         match self.payload.len() {
             short @ 0..=125 => out.push(bit | short as u8),

@@ -219,9 +219,9 @@ impl Gate {
     #[track_caller]
     pub(crate) fn record(&self, path: &str) -> Value {
         self.line(&format!("about {path}"), |line| {
-            line["url"].as_str().is_some_and(|url| {
-                url.split('?').next().is_some_and(|start| start.ends_with(path))
-            })
+            line["url"]
+                .as_str()
+                .is_some_and(|url| url.split('?').next().is_some_and(|start| start.ends_with(path)))
         })
     }
 
@@ -373,6 +373,7 @@ pub(crate) fn free_admin() -> SocketAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    let listener = TcpListener::bind(SocketAddr::from(([127, high | 1, low, number], 0))).expect("a free port");
+    let listener = TcpListener::bind(SocketAddr::from(([127, high | 1, low, number], 0)))
+        .expect("a free port");
     listener.local_addr().expect("bound")
 }

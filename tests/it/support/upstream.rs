@@ -228,11 +228,7 @@ fn serve_aside(mut stream: impl Stream + 'static, memory: &Arc<Mutex<Memory>>) {
 }
 
 /// Serves one request; whether another may follow.
-fn serve(
-    stream: &mut impl Stream,
-    connection: usize,
-    memory: &Mutex<Memory>,
-) -> io::Result<bool> {
+fn serve(stream: &mut impl Stream, connection: usize, memory: &Mutex<Memory>) -> io::Result<bool> {
     let Some(seen) = read_request(stream, connection)? else { return Ok(false) };
     memory.lock().expect("no server died").seen.push(seen.clone());
     if seen.header("upgrade").is_some() {
@@ -296,7 +292,10 @@ fn serve_http(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) -> 
         }
         manner if manner.starts_with("answer-") => {
             let status = manner.trim_start_matches("answer-");
-            write!(stream, "HTTP/1.1 {status} Told\r\nContent-Length: 4\r\nX-Told: yes\r\n\r\ntold")?;
+            write!(
+                stream,
+                "HTTP/1.1 {status} Told\r\nContent-Length: 4\r\nX-Told: yes\r\n\r\ntold"
+            )?;
             Ok(true)
         }
         _ => {
@@ -321,11 +320,7 @@ fn serve_http(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) -> 
     }
 }
 
-fn serve_upgrade(
-    stream: &mut impl Stream,
-    seen: &Seen,
-    memory: &Mutex<Memory>,
-) -> io::Result<()> {
+fn serve_upgrade(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) -> io::Result<()> {
     let manner = seen.manner();
     let accept = accept_of(seen.header("sec-websocket-key").unwrap_or_default());
     let mut answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
