@@ -86,7 +86,7 @@ fn unknown_and_expired_keys_are_refused() {
 fn a_key_that_expires_closes_the_live_connection() {
     let upstream = Upstream::start();
     let key = canary("canary-api-key-that-will-expire-1");
-    let at = unix_now() + 2;
+    let at = unix_now() + 4;
     let keys = format!("- {{ sha256: {}, subject: acme, expires: {at} }}\n", hash(&key));
     let gate = start(&keys, &upstream);
     let mut socket = Request::upgrade("/ws/a").bearer(&key).open(gate.address());

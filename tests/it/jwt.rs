@@ -256,7 +256,7 @@ fn closes_at(socket: Socket, at: i64, upstream: &Upstream) {
 fn an_expired_token_closes_the_open_connection_on_both_sides() {
     let upstream = Upstream::start();
     let gate = living("on_expiry: close", "0s", &upstream);
-    let (socket, at) = expiring(&gate, 2);
+    let (socket, at) = expiring(&gate, 3);
     closes_at(socket, at, &upstream);
     let line = gate.line("of the close", |line| line["code"] == 4002);
     assert_eq!((&line["initiator"], &line["reason"]), (&json!("sockgate"), &json!("expired")));
@@ -274,7 +274,7 @@ fn leeway_counts_for_the_live_connection_too() {
 fn grace_lets_a_connection_live_past_its_expiry() {
     let upstream = Upstream::start();
     let gate = living("grace: 2s", "0s", &upstream);
-    let (socket, at) = expiring(&gate, 1);
+    let (socket, at) = expiring(&gate, 3);
     closes_at(socket, at + 2, &upstream);
 }
 
@@ -289,7 +289,7 @@ fn a_token_within_its_leeway_is_admitted_at_the_gate() {
 fn expiry_may_be_ignored() {
     let upstream = Upstream::start();
     let gate = living("on_expiry: ignore", "0s", &upstream);
-    let (mut socket, at) = expiring(&gate, 1);
+    let (mut socket, at) = expiring(&gate, 3);
     super::support::eventually("the token has expired for two seconds", || unix_now() > at + 2);
     socket.echoes("still here");
     socket.finish();

@@ -99,7 +99,6 @@ fn credentials_are_redacted_however_they_are_encoded() {
         "signature",
         "mine",
     ];
-    assert!(!names.is_empty());
     for name in names {
         // A gate for each: one alone would sample so many refusals.
         let gate = Gate::start(&config);

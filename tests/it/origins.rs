@@ -67,7 +67,6 @@ fn a_list_admits_its_origins_and_no_look_alike() {
         "file://",
         "https://",
     ];
-    assert!(!denied.is_empty());
     for origin in denied {
         let got = status(&gate, &[origin]);
         assert!([403, 400].contains(&got), "{origin}: {got}");

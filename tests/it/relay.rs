@@ -176,14 +176,15 @@ fn an_upstream_that_dies_inside_a_frame_ends_the_socket_without_a_close() {
 
 #[test]
 fn a_message_over_the_bound_is_1009_for_both_peers() {
-    let cases: [(&str, &dyn Fn(&mut Socket)); 3] = [
-        ("/ws/echo", &|socket| socket.send(&"x".repeat(1025))),
-        ("/ws/echo", &|socket| {
+    type Act = fn(&mut Socket);
+    let cases: [(&str, Act); 3] = [
+        ("/ws/echo", |socket| socket.send(&"x".repeat(1025))),
+        ("/ws/echo", |socket| {
             socket.send_frame(&Frame::text(&"x".repeat(600)).unfinished());
             let _ =
                 socket.try_send_bytes(&Frame::new(Opcode::Continuation, "x".repeat(600)).masked());
         }),
-        ("/ws/push-1025", &|_| {}),
+        ("/ws/push-1025", |_| {}),
     ];
     for (path, act) in cases {
         let upstream = Upstream::start();

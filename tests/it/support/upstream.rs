@@ -339,10 +339,10 @@ fn serve_upgrade(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) 
                 let first = offered.split(',').next().unwrap_or_default().trim();
                 answer.push_str(&format!("Sec-WebSocket-Protocol: {first}\r\n"));
             }
-            if let Some(offered) = seen.header("sec-websocket-extensions") {
-                if offered.contains("permessage-deflate") {
-                    answer.push_str("Sec-WebSocket-Extensions: permessage-deflate\r\n");
-                }
+            if let Some(offered) = seen.header("sec-websocket-extensions")
+                && offered.contains("permessage-deflate")
+            {
+                answer.push_str("Sec-WebSocket-Extensions: permessage-deflate\r\n");
             }
         }
     }
