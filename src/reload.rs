@@ -134,7 +134,7 @@ impl Reloader {
             tls.store(server);
         }
         self.admin.set_token(token);
-        pipeline::replace_plans(&self.gate, built.plans);
+        self.gate.plans.store(Arc::new(built.plans));
         telemetry.log.configure(&loaded.file.log);
         telemetry.metrics.config_reload(true);
         let needs_restart = needs_restart(&self.running, &loaded);

@@ -169,7 +169,7 @@ impl Filter {
     fn admits(&self, entry: &Entry) -> bool {
         entry.carrier == Carrier::Socket
             && entry.id > self.after
-            && self.subject.as_ref().is_none_or(|subject| **subject == *entry.identity.subject())
+            && self.subject.as_ref().is_none_or(|subject| **subject == *entry.subject)
             && self.route.as_ref().is_none_or(|route| **route == *entry.route)
     }
 }
@@ -178,12 +178,12 @@ fn listed(entry: &Entry) -> Value {
     json!({
         "id": entry.request_id,
         "route": &*entry.route,
-        "subject": entry.identity.subject(),
-        "method": entry.identity.method(),
-        "verifier": &**entry.identity.verifier(),
+        "subject": entry.subject,
+        "method": entry.method,
+        "verifier": &*entry.verifier,
         "peer": entry.peer.to_string(),
         "opened": clock::rfc3339(entry.opened),
-        "expires": entry.identity.expires().map(|at| clock::rfc3339(at.saturating_mul(1000))),
+        "expires": entry.expires.map(|at| clock::rfc3339(at.saturating_mul(1000))),
         "bytes_up": entry.control.tally(Direction::Up).bytes(),
         "bytes_down": entry.control.tally(Direction::Down).bytes(),
     })

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::lifetime::{LiveLimits, Verdict};
@@ -51,10 +50,12 @@ pub struct Entry {
     pub request_id: Box<str>,
     /// The route's name.
     pub route: Arc<str>,
-    /// Who.
-    pub identity: Arc<Identity>,
-    /// What a changed policy is asked about again.
-    pub case: Case,
+    /// Who; "" if nobody was proven.
+    pub subject: Box<str>,
+    /// The kind of the verifier.
+    pub method: &'static str,
+    /// The verifier's name.
+    pub verifier: Arc<str>,
     /// The client's address.
     pub peer: IpAddr,
     /// When it was opened, in milliseconds since the Unix epoch.
@@ -65,25 +66,12 @@ pub struct Entry {
     pub codes: CloseCodes,
     /// How to close it, and what it did last.
     pub control: Arc<Control>,
+    /// When its credential ends, for `/connections`, in Unix seconds.
+    pub expires: Option<i64>,
     ends: AtomicI64,
     opened_tick: u32,
-    limits: ArcSwap<LiveLimits>,
+    limits: Arc<LiveLimits>,
     traffic: Traffic,
-}
-
-/// What a policy decides by, besides who it is.
-#[derive(Clone, Debug, Default)]
-pub struct Case {
-    /// `Origin`, where one was sent.
-    pub origin: Option<Box<str>>,
-    /// The host that selected the route.
-    pub host: Box<str>,
-    /// The port that was written with it.
-    pub port: Option<u16>,
-    /// Whether the client spoke TLS.
-    pub https: bool,
-    /// `request` as CEL sees it, where the policy's rule used it.
-    pub request: Option<serde_json::Value>,
 }
 
 /// What a connection brings along to the registry.
@@ -93,9 +81,7 @@ pub struct Arrival<'a> {
     /// The route's name.
     pub route: &'a Arc<str>,
     /// Who.
-    pub identity: &'a Arc<Identity>,
-    /// What else the policy decides by.
-    pub case: Case,
+    pub identity: &'a Identity,
     /// The client's address.
     pub peer: IpAddr,
     /// What carries it.
@@ -140,22 +126,24 @@ impl Registry {
     }
 
     /// Enters a connection; from here on a close finds it.
-    pub fn enter(self: &Arc<Self>, arrival: Arrival<'_>) -> Place {
+    pub fn enter(self: &Arc<Self>, arrival: &Arrival<'_>) -> Place {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(Entry {
             id,
             request_id: arrival.request_id.into(),
             route: Arc::clone(arrival.route),
-            identity: Arc::clone(arrival.identity),
-            case: arrival.case,
+            subject: arrival.identity.subject().into(),
+            method: arrival.identity.method(),
+            verifier: Arc::clone(arrival.identity.verifier()),
             peer: arrival.peer,
             opened: clock::unix_millis(),
             carrier: arrival.carrier,
             codes: arrival.codes,
             control: Arc::new(Control::new(self.ticker.now())),
+            expires: arrival.identity.expires(),
             ends: AtomicI64::new(arrival.limits.ends(arrival.identity)),
             opened_tick: self.ticker.now(),
-            limits: ArcSwap::new(Arc::clone(arrival.limits)),
+            limits: Arc::clone(arrival.limits),
             traffic: Traffic::new(Arc::clone(arrival.metrics)),
         });
         lock(self.shard(id)).insert(id, Arc::clone(&entry));
@@ -248,12 +236,6 @@ impl Entry {
         self.control.request_close(reason, reason.close_code(&self.codes));
     }
 
-    /// Puts the connection under other limits, as a reload does.
-    pub fn set_limits(&self, limits: &Arc<LiveLimits>) {
-        self.ends.store(limits.ends(&self.identity), Ordering::Relaxed);
-        self.limits.store(Arc::clone(limits));
-    }
-
     /// What was relayed so far.
     pub fn flow(&self) -> Flow {
         let tallies =
@@ -274,7 +256,7 @@ impl Entry {
             return self.close(Reason::Expired);
         }
         let socket = self.carrier == Carrier::Socket;
-        match self.limits.load().judge(&self.control, self.opened_tick, tick, socket) {
+        match self.limits.judge(&self.control, self.opened_tick, tick, socket) {
             Verdict::Stay => {}
             Verdict::Ping => self.control.request_ping(),
             Verdict::Close(reason) => self.close(reason),
@@ -295,7 +277,7 @@ impl Place {
     /// [`SubjectFull`] if the subject has as many as it may and the newest is
     /// the one to refuse.
     pub fn claim(&mut self, identity: &Identity) -> Result<(), SubjectFull> {
-        let limit = self.entry.limits.load().per_subject.filter(|_| !identity.is_anonymous());
+        let limit = self.entry.limits.per_subject.filter(|_| !identity.is_anonymous());
         if let Some(limit) = limit {
             let key = SubjectKey::of(identity);
             self.registry.enter_subject(self.entry.id, &key, limit.most, limit.close_oldest)?;
@@ -356,12 +338,10 @@ mod tests {
         identity: &Identity,
         limits: &Arc<LiveLimits>,
     ) -> Result<Place, SubjectFull> {
-        let identity = &Arc::new(identity.clone());
-        let mut place = registry.enter(Arrival {
+        let mut place = registry.enter(&Arrival {
             request_id: "r",
             route: &"chat".into(),
             identity,
-            case: Case::default(),
             peer: [127, 0, 0, 1].into(),
             carrier: Carrier::Socket,
             codes: CloseCodes::default(),

@@ -114,11 +114,10 @@ fn admit_by(
     variables: &Variables,
 ) -> Result<Admitted, Reason> {
     let plan = &exchange.plan;
-    let mut place = exchange.gate.registry.enter(Arrival {
+    let mut place = exchange.gate.registry.enter(&Arrival {
         request_id: &exchange.request_id,
         route: &plan.name,
         identity,
-        case: exchange.case(variables.get("request")),
         peer: exchange.client.ip,
         carrier,
         codes: plan.access.codes,

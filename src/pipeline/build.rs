@@ -186,7 +186,6 @@ impl Builder<'_> {
             .collect();
         Some(Access {
             name: name.into(),
-            written: serde_json::to_string(config).unwrap_or_default().into(),
             deny: false,
             sources,
             chains,

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 use super::gate::Gate;
 use super::plan::{Plan, Plans};
 use crate::close::Reason;
-use crate::connection::Case;
 use crate::credential::{Finding, Offered};
 use crate::expression::{Expression, Variables};
 use crate::handshake::{Client, Host, Kind, Opening};
@@ -99,19 +98,6 @@ impl Exchange {
             variables.insert("request", self.request_variable());
         }
         variables
-    }
-
-    /// What a changed policy will decide by. Copies: nothing of the request may
-    /// outlive the handshake in the connection.
-    pub(super) fn case(&self, request: Option<&Value>) -> Case {
-        let origin = self.opening.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
-        Case {
-            origin: origin.map(Into::into),
-            host: self.host.name.clone(),
-            port: self.host.port,
-            https: self.client.https,
-            request: request.cloned(),
-        }
     }
 
     fn request_variable(&self) -> Value {

@@ -73,8 +73,6 @@ pub struct Upstream {
 pub struct Access {
     /// The policy's name.
     pub name: Box<str>,
-    /// The policy as written, to tell whether a reload changed it.
-    pub written: Box<str>,
     /// The built-in `deny`.
     pub deny: bool,
     /// Where credentials are looked for.
