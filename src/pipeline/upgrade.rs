@@ -53,7 +53,7 @@ impl Upgrade<'_> {
                 Ok(Shown::Nothing) => return self.ask_for_message(),
                 Err(reason) => return self.refuse(reason, presented),
             };
-        let admitted = match admission::admit(&self.exchange, &identity, Carrier::Socket, None) {
+        let admitted = match admission::admit(&self.exchange, &identity, Carrier::Socket) {
             Ok(admitted) => admitted,
             Err(reason) => return self.refuse(reason, presented),
         };
