@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::admin::Admin;
-use crate::config::{self, Loaded};
+use crate::config::{self, FileConfig, Loaded};
 use crate::pipeline::{self, Gate};
 use crate::problem::Problem;
 use crate::telemetry::LogLevel;
@@ -34,7 +34,10 @@ pub struct Reloader {
     gate: Arc<Gate>,
     admin: Arc<Admin>,
     running: Loaded,
+    started: FileConfig,
     files: Vec<PathBuf>,
+    /// What a file that could not be used names besides: mending may mean these.
+    hopeful: Vec<PathBuf>,
     tls: Option<Arc<ArcSwap<ServerConfig>>>,
     seen: HashMap<PathBuf, Option<u64>>,
 }
@@ -48,7 +51,16 @@ impl Reloader {
         files: Vec<PathBuf>,
         tls: Option<Arc<ArcSwap<ServerConfig>>>,
     ) -> Reloader {
-        let mut reloader = Reloader { gate, admin, running, files, tls, seen: HashMap::new() };
+        let mut reloader = Reloader {
+            gate,
+            admin,
+            started: running.file.clone(),
+            running,
+            files,
+            hopeful: Vec::new(),
+            tls,
+            seen: HashMap::new(),
+        };
         reloader.seen = reloader.contents();
         reloader
     }
@@ -76,15 +88,24 @@ impl Reloader {
             };
             let contents = self.contents();
             if asked || contents != self.seen {
-                self.seen = contents;
                 self.reload();
+                // What was read before the reload counts as seen: a file that
+                // has changed since brings the next one.
+                let mut seen = self.contents();
+                seen.extend(
+                    contents
+                        .into_iter()
+                        .filter(|(path, _)| seen.contains_key(path))
+                        .collect::<Vec<_>>(),
+                );
+                self.seen = seen;
             }
         }
     }
 
     fn all_files(&self) -> Vec<PathBuf> {
         let mut files = self.running.files();
-        files.extend(self.files.iter().cloned());
+        files.extend(self.files.iter().chain(&self.hopeful).cloned());
         files
     }
 
@@ -108,14 +129,24 @@ impl Reloader {
     }
 
     fn reload(&mut self) {
+        let telemetry = Arc::clone(&self.gate.telemetry);
+        let old = self.gate.plans.load_full();
         let loaded = match config::load(&self.running.path) {
             Ok(loaded) => loaded,
-            Err(error) => return self.say_failed(&error.problems),
+            Err(mut error) => {
+                if let Some(readable) = error.readable.take() {
+                    self.hopeful = readable.files();
+                    if let Err(unusable) = pipeline::build(&readable, &telemetry.metrics, None) {
+                        error.add(unusable.problems);
+                    }
+                }
+                return self.say_failed(&error.problems);
+            }
         };
-        let telemetry = Arc::clone(&self.gate.telemetry);
-        let built = match pipeline::build(&loaded, &telemetry.metrics) {
+        self.hopeful = loaded.files();
+        let built = match pipeline::build(&loaded, &telemetry.metrics, Some(&old)) {
             Ok(built) => built,
-            Err(problems) => return self.say_failed(&problems),
+            Err(unusable) => return self.say_failed(&unusable.problems),
         };
         let server = match self.server_tls(&loaded) {
             Ok(server) => server,
@@ -134,13 +165,15 @@ impl Reloader {
             tls.store(server);
         }
         self.admin.set_token(token);
-        self.gate.plans.store(Arc::new(built.plans));
+        let plans = Arc::new(built.plans);
+        self.gate.plans.store(Arc::clone(&plans));
+        pipeline::judge_again(&self.gate, &old, &plans);
         telemetry.log.configure(&loaded.file.log);
         telemetry.metrics.config_reload(true);
-        let needs_restart = needs_restart(&self.running, &loaded);
+        let needs_restart = needs_restart(&self.started, &loaded.file);
         self.running = loaded;
         self.files = built.files;
-        self.seen = self.contents();
+        self.hopeful.clear();
         telemetry.log.event(LogLevel::Info, "configuration reloaded", &[]);
         for warning in self.running.warnings.iter().chain(&built.warnings) {
             telemetry.log.event(LogLevel::Warn, &warning.to_string(), &[]);
@@ -174,9 +207,8 @@ impl Reloader {
     }
 }
 
-/// The keys that differ and that only a restart can change.
-fn needs_restart(running: &Loaded, loaded: &Loaded) -> Vec<&'static str> {
-    let (old, new) = (&running.file, &loaded.file);
+/// The keys that differ from those at the start and that only a restart can change.
+fn needs_restart(old: &FileConfig, new: &FileConfig) -> Vec<&'static str> {
     let differing = [
         ("server.listen", old.server.listen != new.server.listen),
         ("server.threads", old.server.threads != new.server.threads),

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -128,7 +129,9 @@ async fn serve_http(
     header_timeout: Option<Duration>,
     mut closing: watch::Receiver<bool>,
 ) -> Option<(Stream, Bytes)> {
+    let asked = AtomicBool::new(false);
     let service = service_fn(|request| {
+        asked.store(true, Ordering::Relaxed);
         // Boxed: hyper moves the connection, and a handshake is large.
         Box::pin(answer(Arc::clone(&gate), Arc::clone(link), request).map(Ok::<_, Infallible>))
     });
@@ -141,7 +144,10 @@ async fn serve_http(
     let served = tokio::select! {
         served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => served,
         () = closed(&mut closing) => {
-            Pin::new(&mut connection).graceful_shutdown();
+            // Who has not asked yet is still told 503, which ends the connection.
+            if asked.load(Ordering::Relaxed) {
+                Pin::new(&mut connection).graceful_shutdown();
+            }
             std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await
         }
     };

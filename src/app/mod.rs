@@ -15,7 +15,7 @@ use crate::admin::Admin;
 use crate::config::Loaded;
 use crate::connection;
 use crate::listener::{ListenAddress, Listener};
-use crate::pipeline::{self, Built, Gate};
+use crate::pipeline::{self, Built, Gate, Unusable};
 use crate::problem::Problem;
 use crate::reload::Reloader;
 use crate::secret::Secret;
@@ -85,7 +85,8 @@ impl App {
     /// [`StartError`]; nothing is left running then.
     pub async fn start(loaded: Loaded, options: Options) -> Result<App, StartError> {
         let server = loaded.file.server.clone();
-        let config_error = |problems| StartError::Config(loaded.path.clone(), problems);
+        let config_error =
+            |unusable: Unusable| StartError::Config(loaded.path.clone(), unusable.problems);
         let telemetry_error =
             |error: &dyn std::fmt::Display| StartError::Telemetry(error.to_string());
         let metrics = Metrics::new().map_err(|error| telemetry_error(&error))?;
@@ -178,7 +179,7 @@ struct Parts {
     token: Option<Secret>,
 }
 
-fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Parts, Vec<Problem>> {
+fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Parts, Unusable> {
     let mut problems = Vec::new();
     let mut note = |key: &str, error: &dyn std::fmt::Display| {
         problems.push(Problem::new(key, error.to_string()))
@@ -190,14 +191,14 @@ fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Parts, Vec<Problem>> {
     let token = loaded.file.admin.token.as_ref().and_then(|token| {
         token.resolve(&loaded.base).map_err(|error| note("admin.token", &error)).ok()
     });
-    match pipeline::build(loaded, metrics) {
+    match pipeline::build(loaded, metrics, None) {
         Ok(built) if problems.is_empty() => {
             Ok(Parts { built, tls: tls.map(|tls| Arc::new(ArcSwap::new(tls))), token })
         }
-        Ok(_) => Err(problems),
-        Err(others) => {
-            problems.extend(others);
-            Err(problems)
+        Ok(built) => Err(Unusable { problems, warnings: built.warnings }),
+        Err(unusable) => {
+            problems.extend(unusable.problems);
+            Err(Unusable { problems, ..unusable })
         }
     }
 }
@@ -206,8 +207,11 @@ fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Parts, Vec<Problem>> {
 ///
 /// # Errors
 /// Every problem, by key path.
-pub fn validate(loaded: &Loaded) -> Result<Vec<Problem>, Vec<Problem>> {
-    let metrics = Metrics::new().map_err(|error| vec![Problem::new("", error.to_string())])?;
+pub fn validate(loaded: &Loaded) -> Result<Vec<Problem>, Unusable> {
+    let metrics = Metrics::new().map_err(|error| Unusable {
+        problems: vec![Problem::new("", error.to_string())],
+        warnings: Vec::new(),
+    })?;
     build(loaded, &metrics).map(|parts| parts.built.warnings)
 }
 

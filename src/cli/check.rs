@@ -15,7 +15,10 @@ pub(super) fn run(file: &Path) -> ExitCode {
         Err(code) => return code,
     };
     let validated = app::validate(&loaded);
-    let further = validated.as_ref().map_or(&[][..], |warnings| warnings.as_slice());
+    let further = match &validated {
+        Ok(warnings) => warnings,
+        Err(unusable) => &unusable.warnings,
+    };
     for warning in loaded.warnings.iter().chain(further) {
         eprintln!("{}: warning: {warning}", file.display());
     }
@@ -24,8 +27,8 @@ pub(super) fn run(file: &Path) -> ExitCode {
             print(&loaded.effective());
             ExitCode::SUCCESS
         }
-        Err(problems) => {
-            for problem in problems {
+        Err(unusable) => {
+            for problem in unusable.problems {
                 eprintln!("{}: {problem}", file.display());
             }
             ExitCode::from(UNUSABLE)

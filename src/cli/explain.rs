@@ -48,10 +48,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let _ = arguments.live;
     let question = question(&arguments)?;
     let metrics = Metrics::new()?;
-    let built = match pipeline::build(&loaded, &metrics) {
+    let built = match pipeline::build(&loaded, &metrics, None) {
         Ok(built) => built,
-        Err(problems) => {
-            for problem in problems {
+        Err(unusable) => {
+            for problem in unusable.problems {
                 eprintln!("{}: {problem}", loaded.path.display());
             }
             return Ok(ExitCode::from(UNUSABLE));

@@ -20,9 +20,12 @@ pub(super) fn run(new: bool) -> anyhow::Result<ExitCode> {
     }
     let mut key = Vec::new();
     std::io::stdin()
-        .take(LONGEST)
+        .take(LONGEST + 1)
         .read_to_end(&mut key)
         .context("cannot read the key from stdin")?;
+    if key.len() as u64 > LONGEST {
+        bail!("the key on stdin is longer than {LONGEST} bytes");
+    }
     if key.last() == Some(&b'\n') {
         key.pop();
         if key.last() == Some(&b'\r') {

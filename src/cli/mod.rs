@@ -76,7 +76,14 @@ pub fn main() -> ExitCode {
 
 /// Loads `file`, or prints every problem of it.
 fn load(file: &std::path::Path) -> Result<crate::config::Loaded, ExitCode> {
-    crate::config::load(file).map_err(|error| {
+    crate::config::load(file).map_err(|mut error| {
+        // What building would find as well: everything is told at once.
+        if let Some(Err(unusable)) =
+            error.readable.take().map(|loaded| crate::app::validate(&loaded))
+        {
+            error.add(unusable.problems);
+            error.warnings.extend(unusable.warnings);
+        }
         for warning in &error.warnings {
             eprintln!("{}: warning: {warning}", file.display());
         }

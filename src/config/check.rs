@@ -64,7 +64,7 @@ pub(super) fn check(file: &FileConfig, base: &Path) -> Findings {
 }
 
 /// `verifiers` and `my app` → `verifiers."my app"`, as everywhere.
-pub(super) fn key(section: &str, name: &str) -> String {
+pub fn key(section: &str, name: &str) -> String {
     super::read::KeyPath::default().key(section).key(name).to_string()
 }
 

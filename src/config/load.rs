@@ -29,7 +29,6 @@ pub struct Loaded {
 
 /// A configuration that cannot be used. Prints one problem a line, each as
 /// `FILE: key.path: message`, and never a value of the file.
-#[derive(Debug)]
 pub struct LoadError {
     /// The file.
     pub path: PathBuf,
@@ -37,6 +36,36 @@ pub struct LoadError {
     pub problems: Vec<Problem>,
     /// What is odd besides.
     pub warnings: Vec<Problem>,
+    /// What could be read of it, for further problems: not to be run.
+    pub readable: Option<Box<Loaded>>,
+    /// The key paths in `readable` that hold something neutral in place of what
+    /// could not be read.
+    broken: Vec<String>,
+}
+
+impl LoadError {
+    /// Adds what building `readable` brought to light, without what is told
+    /// already and what only follows from it.
+    pub fn add(&mut self, further: Vec<Problem>) {
+        for problem in further {
+            let follows = |path: &String| leads_to(path, &problem.path);
+            let touched = |path: &String| follows(path) || leads_to(&problem.path, path);
+            let told = self.problems.iter().any(|told| told.path == problem.path);
+            if !told && !self.broken.iter().any(touched) {
+                self.problems.push(problem);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for LoadError {
+    /// Without the file: it may hold the user information of a URL.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LoadError { path, problems, warnings, .. } = self;
+        let mut shown = formatter.debug_struct("LoadError");
+        shown.field("path", path).field("problems", problems).field("warnings", warnings);
+        shown.finish_non_exhaustive()
+    }
 }
 
 impl fmt::Display for LoadError {
@@ -70,7 +99,9 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     match (load_from(path, variables), garbled.is_empty()) {
         (loaded, true) => loaded,
         (Ok(loaded), false) => {
-            Err(LoadError { path: loaded.path, problems: garbled, warnings: loaded.warnings })
+            let (path, warnings) = (loaded.path.clone(), loaded.warnings.clone());
+            let readable = Some(Box::new(loaded));
+            Err(LoadError { path, problems: garbled, warnings, readable, broken: Vec::new() })
         }
         (Err(mut error), false) => {
             error.problems.append(&mut garbled);
@@ -85,7 +116,13 @@ pub fn load_from(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, LoadError> {
     let overrides = environment::overrides(&schema(), environment);
-    let refused = |problems, warnings| LoadError { path: path.to_owned(), problems, warnings };
+    let refused = |problems, warnings| LoadError {
+        path: path.to_owned(),
+        problems,
+        warnings,
+        readable: None,
+        broken: Vec::new(),
+    };
     let written = match source::read(path) {
         Ok(written) => written,
         Err(problem) => {
@@ -128,7 +165,16 @@ pub fn load_from(
             let problem = Problem::new("", "cannot be read as a configuration");
             Err(refused(vec![problem], findings.warnings))
         }
-        (Some(_) | None, false) => Err(refused(problems, findings.warnings)),
+        (None, false) => Err(refused(problems, findings.warnings)),
+        (Some(file), false) => {
+            let loaded = Loaded { file, path: path.to_owned(), base, warnings: Vec::new() };
+            let broken = shape.faults.iter().map(|(path, _)| path.to_string()).collect();
+            Err(LoadError {
+                readable: Some(Box::new(loaded)),
+                broken,
+                ..refused(problems, findings.warnings)
+            })
+        }
     }
 }
 
@@ -166,4 +212,33 @@ fn merged(path: &Path, written: Dict, environment: Dict) -> Result<Dict, Problem
         .map(|mut profiles| profiles.remove(&Profile::Default).unwrap_or_default())
         // figment's own words may repeat a value.
         .map_err(|_| Problem::new("", "cannot be merged with the environment"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_building_finds_is_told_once_and_not_if_it_only_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sockgate.yaml");
+        let yaml = "
+server: { listen: 'a:1', drain: soon }
+verifiers: { app: { jwt: { secret: x, algorithms: HS256x } } }
+policies: { members: { credentials: [{ query: token, verifier: app }] } }
+routes: [{ path: /ws, policy: mebers, upstream: 'ws://127.0.0.1:1' }]
+";
+        std::fs::write(&path, yaml).unwrap();
+        let mut error = load_from(&path, []).unwrap_err();
+        assert_eq!(error.readable.as_ref().unwrap().file.routes.len(), 1);
+        let before = error.problems.len();
+        error.add(
+            ["server.drain", "server", "routes[0].policy", "policies.members.require"]
+                .map(|path| Problem::new(path, "found later"))
+                .to_vec(),
+        );
+        let added: Vec<_> =
+            error.problems.split_off(before).into_iter().map(|problem| problem.path).collect();
+        assert_eq!(added, ["policies.members.require"]);
+    }
 }

@@ -26,6 +26,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub use self::check::key as key_path;
 pub use self::file::{AdminConfig, FileConfig, PolicyConfig, RouteConfig};
 pub use self::load::{LoadError, Loaded, load, load_from};
 pub use self::schema::schema;

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::config::{LifetimeConfig, OnExpiry};
-use crate::clock::Ticker;
+use crate::clock::{Ticker, UnixSeconds};
 use crate::close::Reason;
-use crate::identity::Identity;
 use crate::relay::{Control, Direction};
 
 /// The limits of a live connection, shared by all of a route. Times are in
@@ -70,10 +69,10 @@ impl LiveLimits {
         }
     }
 
-    /// When `identity` ends a connection, in milliseconds since the Unix epoch;
-    /// `i64::MAX` for never.
-    pub(super) fn ends(&self, identity: &Identity) -> i64 {
-        match identity.deadline() {
+    /// When an identity with that deadline ends a connection, in milliseconds
+    /// since the Unix epoch; `i64::MAX` for never.
+    pub(super) fn ends(&self, deadline: Option<UnixSeconds>) -> i64 {
+        match deadline {
             Some(at) if !self.ignore_expiry => {
                 at.saturating_mul(1000).saturating_add(self.grace_millis)
             }

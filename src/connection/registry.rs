@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::lifetime::{LiveLimits, Verdict};
@@ -68,10 +69,28 @@ pub struct Entry {
     pub control: Arc<Control>,
     /// When its credential ends, for `/connections`, in Unix seconds.
     pub expires: Option<i64>,
+    /// What a reload judges it by again; none for plain HTTP.
+    pub grounds: Option<Box<Grounds>>,
+    deadline: Option<i64>,
     ends: AtomicI64,
     opened_tick: u32,
-    limits: Arc<LiveLimits>,
+    limits: ArcSwap<LiveLimits>,
     traffic: Traffic,
+}
+
+/// What a connection was admitted on, kept small: it stays for as long as the
+/// connection does.
+pub struct Grounds {
+    /// The variables of `require`, as a JSON object.
+    pub variables: Box<str>,
+    /// `Origin`.
+    pub origin: Option<Box<str>>,
+    /// The host that the client asked for.
+    pub host: Box<str>,
+    /// Its port, if one was named.
+    pub port: Option<u16>,
+    /// Whether the client came by TLS.
+    pub https: bool,
 }
 
 /// What a connection brings along to the registry.
@@ -92,6 +111,8 @@ pub struct Arrival<'a> {
     pub limits: &'a Arc<LiveLimits>,
     /// Where its traffic is counted.
     pub metrics: &'a Arc<RouteMetrics>,
+    /// What a reload judges it by again.
+    pub grounds: Option<Box<Grounds>>,
 }
 
 /// Why a connection may not enter.
@@ -126,7 +147,7 @@ impl Registry {
     }
 
     /// Enters a connection; from here on a close finds it.
-    pub fn enter(self: &Arc<Self>, arrival: &Arrival<'_>) -> Place {
+    pub fn enter(self: &Arc<Self>, arrival: Arrival<'_>) -> Place {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(Entry {
             id,
@@ -141,9 +162,11 @@ impl Registry {
             codes: arrival.codes,
             control: Arc::new(Control::new(self.ticker.now())),
             expires: arrival.identity.expires(),
-            ends: AtomicI64::new(arrival.limits.ends(arrival.identity)),
+            grounds: arrival.grounds,
+            deadline: arrival.identity.deadline(),
+            ends: AtomicI64::new(arrival.limits.ends(arrival.identity.deadline())),
             opened_tick: self.ticker.now(),
-            limits: Arc::clone(arrival.limits),
+            limits: ArcSwap::new(Arc::clone(arrival.limits)),
             traffic: Traffic::new(Arc::clone(arrival.metrics)),
         });
         lock(self.shard(id)).insert(id, Arc::clone(&entry));
@@ -251,12 +274,18 @@ impl Entry {
         self.traffic.report(&self.flow());
     }
 
+    /// Puts the connection under other limits: a reload changed those of its route.
+    pub fn limit(&self, limits: &Arc<LiveLimits>) {
+        self.ends.store(limits.ends(self.deadline), Ordering::Relaxed);
+        self.limits.store(Arc::clone(limits));
+    }
+
     fn judge(&self, now_millis: i64, tick: u32) {
         if now_millis >= self.ends.load(Ordering::Relaxed) {
             return self.close(Reason::Expired);
         }
         let socket = self.carrier == Carrier::Socket;
-        match self.limits.judge(&self.control, self.opened_tick, tick, socket) {
+        match self.limits.load().judge(&self.control, self.opened_tick, tick, socket) {
             Verdict::Stay => {}
             Verdict::Ping => self.control.request_ping(),
             Verdict::Close(reason) => self.close(reason),
@@ -277,7 +306,7 @@ impl Place {
     /// [`SubjectFull`] if the subject has as many as it may and the newest is
     /// the one to refuse.
     pub fn claim(&mut self, identity: &Identity) -> Result<(), SubjectFull> {
-        let limit = self.entry.limits.per_subject.filter(|_| !identity.is_anonymous());
+        let limit = self.entry.limits.load().per_subject.filter(|_| !identity.is_anonymous());
         if let Some(limit) = limit {
             let key = SubjectKey::of(identity);
             self.registry.enter_subject(self.entry.id, &key, limit.most, limit.close_oldest)?;
@@ -338,7 +367,7 @@ mod tests {
         identity: &Identity,
         limits: &Arc<LiveLimits>,
     ) -> Result<Place, SubjectFull> {
-        let mut place = registry.enter(&Arrival {
+        let mut place = registry.enter(Arrival {
             request_id: "r",
             route: &"chat".into(),
             identity,
@@ -347,6 +376,7 @@ mod tests {
             codes: CloseCodes::default(),
             limits,
             metrics: &crate::telemetry::Metrics::new().unwrap().route("chat").unwrap(),
+            grounds: None,
         });
         place.claim(identity).map(|()| place)
     }
@@ -363,6 +393,18 @@ mod tests {
         registry.sweep(1_034_999, 1);
         assert_eq!(requested(&place), None);
         registry.sweep(1_035_000, 2);
+        assert_eq!(requested(&place), Some((Reason::Expired, 4002)));
+    }
+
+    #[test]
+    fn other_limits_hold_for_what_is_open_already() {
+        let registry = Registry::new(Arc::default());
+        let before = limits(|limits| limits.ignore_expiry = true);
+        let place = enter(&registry, &identity("ada", Some(1_000)), &before).unwrap();
+        registry.sweep(2_000_000, 1);
+        assert_eq!(requested(&place), None);
+        place.entry().limit(&limits(|_| {}));
+        registry.sweep(2_000_000, 2);
         assert_eq!(requested(&place), Some((Reason::Expired, 4002)));
     }
 

@@ -178,6 +178,11 @@ impl Sources {
         })
     }
 
+    /// The kind of the entry `index`.
+    pub fn kind(&self, index: usize) -> &'static str {
+        self.entries.get(index).map_or("none", |entry| entry.source.kind())
+    }
+
     /// The names of the verifiers of the entry `index`, in order.
     pub fn verifiers(&self, index: usize) -> &[String] {
         self.entries.get(index).map_or(&[], |entry| &entry.verifiers)

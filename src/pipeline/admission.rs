@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde_json::Value;
+
 use super::exchange::Exchange;
+use super::judge_again;
 use crate::clock;
 use crate::close::Reason;
 use crate::connection::{Arrival, Carrier, Place};
@@ -84,7 +87,8 @@ pub(super) async fn verify(
     }
 }
 
-/// Registers the connection, then decides whether it may stay.
+/// Registers the connection, then decides whether it may stay. `message` is the
+/// one that authenticated, if one did.
 ///
 /// # Errors
 /// Why the identity may not.
@@ -92,8 +96,9 @@ pub(super) fn admit(
     exchange: &Exchange,
     identity: &Arc<Identity>,
     carrier: Carrier,
+    message: Option<&Value>,
 ) -> Result<Admitted, Reason> {
-    admit_by(exchange, identity, carrier, &exchange.plan.access.rule)
+    admit_by(exchange, identity, carrier, &exchange.plan.access.rule, message)
 }
 
 fn admit_by(
@@ -101,9 +106,15 @@ fn admit_by(
     identity: &Arc<Identity>,
     carrier: Carrier,
     rule: &Rule,
+    message: Option<&Value>,
 ) -> Result<Admitted, Reason> {
     let plan = &exchange.plan;
-    let mut place = exchange.gate.registry.enter(&Arrival {
+    let mut variables = exchange.variables(Some(identity), |name| rule.uses(name));
+    if rule.uses("message") {
+        variables.insert("message", message.cloned().unwrap_or_default());
+    }
+    let grounds = (carrier == Carrier::Socket).then(|| exchange.grounds(identity, &variables));
+    let mut place = exchange.gate.registry.enter(Arrival {
         request_id: &exchange.request_id,
         route: &plan.name,
         identity,
@@ -112,8 +123,8 @@ fn admit_by(
         codes: plan.access.codes,
         limits: &plan.live,
         metrics: &plan.metrics,
+        grounds,
     });
-    let variables = exchange.variables(Some(identity), |name| rule.uses(name));
     let permit = match decide(rule, Arc::clone(identity), &variables, clock::unix_now()) {
         Decision::Allow(permit) => permit,
         Decision::Deny(denial) => return Err(denial.reason),
@@ -121,6 +132,8 @@ fn admit_by(
     if carrier == Carrier::Socket {
         place.claim(identity).map_err(|_| Reason::LimitSubject)?;
     }
+    // A reload in the meantime has not seen this connection.
+    judge_again::late(exchange, place.entry());
     match place.entry().control.requested() {
         Some((reason, _)) => Err(reason),
         None => Ok(Admitted { permit, place }),
@@ -136,5 +149,5 @@ pub(super) fn admit_preflight(
     exchange: &Exchange,
     nobody: &Arc<Identity>,
 ) -> Result<Admitted, Reason> {
-    admit_by(exchange, nobody, Carrier::Http, &Rule::default())
+    admit_by(exchange, nobody, Carrier::Http, &Rule::default(), None)
 }

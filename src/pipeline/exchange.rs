@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderValue, ORIGIN};
+use http::Method;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN};
 use serde_json::{Map, Value, json};
 
 use super::gate::Gate;
 use super::plan::{Plan, Plans};
 use crate::close::Reason;
+use crate::connection::Grounds;
 use crate::credential::{Finding, Offered};
 use crate::expression::{Expression, Variables};
 use crate::handshake::{Client, Host, Kind, Opening};
@@ -65,6 +67,14 @@ impl Exchange {
         self.plan.access.origins.allows(&self.opening.headers, &own)
     }
 
+    /// Whether this is a CORS preflight (Fetch §3.2.2).
+    pub(super) fn is_preflight(&self) -> bool {
+        let Opening { method, headers, .. } = &self.opening;
+        *method == Method::OPTIONS
+            && headers.contains_key(ORIGIN)
+            && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    }
+
     /// Cuts hop-by-hop headers, credentials and spoofed headers, in this order:
     /// a client could name ours in `Connection`.
     pub(super) fn clean(&mut self) {
@@ -109,6 +119,11 @@ impl Exchange {
                 values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
             headers.insert(name.as_str().to_owned(), Value::String(texts.join(", ")));
         }
+        self.request_variable_with(headers)
+    }
+
+    fn request_variable_with(&self, headers: Map<String, Value>) -> Value {
+        let opening = &self.opening;
         json!({
             "method": opening.method.as_str(),
             "host": &*self.host.name,
@@ -119,6 +134,26 @@ impl Exchange {
             "ip": self.client.ip.to_string(),
             "scheme": self.scheme(),
             "subprotocols": self.offered_subprotocols(),
+        })
+    }
+
+    /// What a reload judges this connection by again. Of the request, which may
+    /// be large, only what `rule` looked at is kept whole.
+    pub(super) fn grounds(&self, identity: &Identity, rule: &Variables) -> Box<Grounds> {
+        let mut kept = rule.clone();
+        kept.entry("identity").or_insert_with(|| identity.variable());
+        kept.entry("request").or_insert_with(|| self.request_variable_with(Map::new()));
+        let sent = self.opening.headers.get_all(ORIGIN);
+        // What `any` let pass and nothing else would must not match later either.
+        let odd = sent.iter().count() > 1;
+        let origin = sent.iter().next().map(|one| one.to_str().ok().filter(|_| !odd));
+        let origin = origin.map(|one| one.unwrap_or("null"));
+        Box::new(Grounds {
+            variables: json!(kept).to_string().into(),
+            origin: origin.map(Into::into),
+            host: self.host.name.clone(),
+            port: self.host.port,
+            https: self.client.https,
         })
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::header::ORIGIN;
 use http::{HeaderMap, request};
+use serde_json::Value;
 
 use super::exchange::Exchange;
 use super::gate::Gate;
@@ -16,7 +17,7 @@ use crate::close::Reason;
 use crate::credential::{Finding, LoginMessage};
 use crate::handshake::{Host, Kind, Opening};
 use crate::identity::Identity;
-use crate::policy::{Decision, Reject, decide};
+use crate::policy::{Decision, Reject, Rule, decide};
 use crate::route::Match;
 use crate::verifier::{Credential, VerifyError};
 
@@ -137,13 +138,30 @@ async fn narrate(
     }
     let finding = exchange.find();
     exchange.clean();
-    tell_credentials(narrator, &finding, &names(&plan.access.name));
+    if exchange.is_preflight() {
+        narrator.say("preflight", "passes without credential and without identity");
+    } else {
+        let decides = plan.access.sources.message().filter(|_| is_upgrade && message.is_some());
+        tell_credentials(
+            narrator,
+            &finding,
+            decides.map(|source| source.index()),
+            &names(&plan.access.name),
+        );
+    }
     let readable = |reason: Reason| refusal(&exchange, is_upgrade, reason);
-    let identity = identify(narrator, &exchange, finding, message.as_deref(), is_upgrade)
-        .await
-        .map_err(readable)?;
-    let rule = &plan.access.rule;
-    let variables = exchange.variables(Some(&identity), |name| rule.uses(name));
+    let asked = if exchange.is_preflight() {
+        (Arc::new(Identity::anonymous()), None)
+    } else {
+        identify(narrator, &exchange, finding, message.as_deref(), is_upgrade)
+            .await
+            .map_err(readable)?
+    };
+    let (identity, message) = asked;
+    let nothing = Rule::default();
+    let rule = if exchange.is_preflight() { &nothing } else { &plan.access.rule };
+    let mut variables = exchange.variables(Some(&identity), |name| rule.uses(name));
+    variables.insert("message", message.unwrap_or_default());
     if let Decision::Deny(denial) =
         decide(rule, Arc::clone(&identity), &variables, clock::unix_now())
     {
@@ -155,9 +173,14 @@ async fn narrate(
     Ok(())
 }
 
-fn tell_credentials(narrator: &mut Narrator, finding: &Finding, names: &[String]) {
+fn tell_credentials(
+    narrator: &mut Narrator,
+    finding: &Finding,
+    message: Option<usize>,
+    names: &[String],
+) {
     let (decided, said) = match finding {
-        Finding::Absent => (names.len(), "absent"),
+        Finding::Absent => (message.unwrap_or(names.len()), "present, decides"),
         Finding::Present(presented) => (presented.index, "present, decides"),
         Finding::Refused { index, reason, .. } => (*index, reason.label()),
     };
@@ -177,19 +200,21 @@ async fn identify(
     finding: Finding,
     message: Option<&str>,
     is_upgrade: bool,
-) -> Result<Arc<Identity>, Reason> {
+) -> Result<(Arc<Identity>, Option<Value>), Reason> {
     let access = &exchange.plan.access;
+    let mut read = None;
     let (index, value, basic) = match finding {
         Finding::Present(presented) => (presented.index, presented.value, presented.basic),
         Finding::Refused { reason, .. } => return Err(reason),
         Finding::Absent => match (access.sources.message().filter(|_| is_upgrade), message) {
             (Some(source), Some(message)) => {
-                let LoginMessage { token, .. } = source.read(message.as_bytes(), true)?;
+                let LoginMessage { token, parsed } = source.read(message.as_bytes(), true)?;
+                read = Some(parsed);
                 (source.index(), token, false)
             }
             (None, _) if access.anonymous => {
                 narrator.say("identity", "anonymous");
-                return Ok(Arc::new(Identity::anonymous()));
+                return Ok((Arc::new(Identity::anonymous()), None));
             }
             (Some(_), None) => {
                 narrator.say("message", "the client would be upgraded and asked for its first message; give it with --message");
@@ -213,7 +238,7 @@ async fn identify(
         "identity",
         format_args!("{} by {}, expires {expires}", identity.subject(), identity.method()),
     );
-    Ok(Arc::new(identity))
+    Ok((Arc::new(identity), read))
 }
 
 fn refusal(exchange: &Exchange, is_upgrade: bool, reason: Reason) -> String {

@@ -46,6 +46,7 @@ struct LoggedIn {
     admitted: Admitted,
     message: Value,
     forwarded: Option<Vec<u8>>,
+    text: bool,
 }
 
 /// Why a client does not get in.
@@ -80,7 +81,7 @@ impl Login {
             Err(ending) => return self.end(client, ending).await,
         };
         drop(unauthenticated);
-        let LoggedIn { identity, admitted, message, forwarded } = logged_in;
+        let LoggedIn { identity, admitted, message, forwarded, text } = logged_in;
         let chosen = Some(&self.subprotocol);
         let mut upstream = match dial(&self.exchange, &admitted, &identity, chosen).await {
             Ok(upstream) => upstream,
@@ -90,7 +91,7 @@ impl Login {
             }
         };
         if let Some(payload) = forwarded
-            && send_up(&mut upstream, &payload).await.is_err()
+            && send_up(&mut upstream, &payload, text).await.is_err()
         {
             return self.end(client, Reason::UpstreamUnavailable.into()).await;
         }
@@ -115,11 +116,12 @@ impl Login {
         let presented =
             Presented { index: source.index(), kind: "message", value: token, basic: false };
         let identity = admission::verify(&self.exchange, &presented, &mut self.record).await?;
-        let admitted = admit(&self.exchange, &identity, Carrier::Socket)?;
+        let admitted = admit(&self.exchange, &identity, Carrier::Socket, Some(&parsed))?;
         let mut variables = self.exchange.variables(Some(&identity), |_| source.rewrites());
         variables.insert("message", parsed.clone());
         let forwarded = source.forwarded(&payload, &parsed, &variables)?;
-        Ok(LoggedIn { identity, admitted, message: parsed, forwarded })
+        let text = text || source.rewrites();
+        Ok(LoggedIn { identity, admitted, message: parsed, forwarded, text })
     }
 
     async fn end(self: Box<Self>, client: Endpoint, ending: Ending) {
@@ -154,8 +156,8 @@ fn ending(error: EndpointError) -> Ending {
 }
 
 /// Sends a message to the upstream ahead of the relay.
-async fn send_up(upstream: &mut Upgraded, payload: &[u8]) -> std::io::Result<()> {
-    let opcode = if std::str::from_utf8(payload).is_ok() { Opcode::TEXT } else { Opcode::BINARY };
+async fn send_up(upstream: &mut Upgraded, payload: &[u8], text: bool) -> std::io::Result<()> {
+    let opcode = if text { Opcode::TEXT } else { Opcode::BINARY };
     let frame = encode_frame(opcode, payload, Some(rand::random()));
     upstream.stream.write_all(&frame).await?;
     upstream.stream.flush().await

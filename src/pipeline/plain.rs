@@ -3,13 +3,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN};
-use http::{Method, Request, Response};
+use http::header::CONTENT_LENGTH;
+use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Either};
 use hyper::body::Incoming;
@@ -64,7 +65,7 @@ impl Plain<'_> {
         finding: Finding,
         body: Incoming,
     ) -> Result<(Response<Incoming>, Live), Reason> {
-        let identity = if self.is_preflight() {
+        let identity = if self.exchange.is_preflight() {
             // A browser sends no credential with it, and the answer says nothing.
             Arc::new(Identity::anonymous())
         } else {
@@ -73,48 +74,44 @@ impl Plain<'_> {
                 Shown::Nothing => return Err(Reason::MissingCredential),
             }
         };
-        let admitted = if self.is_preflight() {
+        let admitted = if self.exchange.is_preflight() {
             admission::admit_preflight(&self.exchange, &identity)?
         } else {
-            admission::admit(&self.exchange, &identity, Carrier::Http)?
+            admission::admit(&self.exchange, &identity, Carrier::Http, None)?
         };
         self.link.permitted();
         let Admitted { permit, place } = admitted;
         let exchange = &self.exchange;
         let upstream = exchange.plan.upstream.as_ref().ok_or(Reason::Forbidden)?;
-        let request = self.request(&identity, body)?;
-        let deadline = exchange.plan.limits.http_body_timeout.limit();
-        let sending = upstream.http.send(&permit, request);
-        let sent = match deadline {
-            Some(deadline) => tokio::time::timeout(deadline, sending).await.map_err(|_| {
-                exchange.plan.metrics.upstream_error("timeout");
-                Reason::UpstreamTimeout
-            })?,
-            None => sending.await,
+        let progress = Arc::new(Progress::default());
+        let request = self.request(&identity, body, &progress)?;
+        let limit = exchange.plan.limits.http_body_timeout.0;
+        let sent = tokio::select! {
+            sent = upstream.http.send(&permit, request) => sent.map_err(|error| error.kind()),
+            () = progress.stalled(limit) => Err("timeout"),
         };
-        let response = sent.map_err(|error| {
-            exchange.plan.metrics.upstream_error(error.kind());
-            Reason::UpstreamUnavailable
+        let response = sent.map_err(|kind| {
+            // Not the upstream's failure if it is the client that sends no more.
+            if let Some(reason) = progress.fault_of_client() {
+                return reason;
+            }
+            exchange.plan.metrics.upstream_error(kind);
+            if kind == "timeout" { Reason::UpstreamTimeout } else { Reason::UpstreamUnavailable }
         })?;
         Ok((response, Live { place, _ip_slot: self.ip_slot.take() }))
     }
 
-    /// A CORS preflight (Fetch §3.2.2).
-    fn is_preflight(&self) -> bool {
-        let opening = &self.exchange.opening;
-        opening.method == Method::OPTIONS
-            && opening.headers.contains_key(ORIGIN)
-            && opening.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-    }
-
-    fn request(&self, identity: &Identity, body: Incoming) -> Result<Request<RequestBody>, Reason> {
+    fn request(
+        &self,
+        identity: &Identity,
+        body: Incoming,
+        progress: &Arc<Progress>,
+    ) -> Result<Request<RequestBody>, Reason> {
         let exchange = &self.exchange;
         let headers = exchange.upstream_headers(identity)?;
-        let timeout = exchange.plan.limits.http_body_timeout.limit();
-        let body: RequestBody = match timeout {
-            Some(limit) => PacedBody { inner: body, limit, sleep: None }.boxed_unsync(),
-            None => body.map_err(Into::into).boxed_unsync(),
-        };
+        let limit = exchange.plan.limits.http_body_timeout.0;
+        let progress = Arc::clone(progress);
+        let body = PacedBody { inner: body, limit, sleep: None, progress }.boxed_unsync();
         let mut request = Request::builder()
             .method(exchange.opening.method.clone())
             .uri(exchange.target())
@@ -177,12 +174,20 @@ impl http_body::Body for StreamedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if let Some(live) = &this.live
-            && let Poll::Ready((reason, _)) = live.control().poll_requested(context)
-        {
+        let asked = this.live.as_ref().map(|live| live.control().poll_requested(context));
+        let Some(Poll::Ready((reason, _))) = asked else {
+            return Pin::new(&mut this.inner).poll_frame(context).map_err(BodyError::Upstream);
+        };
+        if reason != Reason::Draining {
             return Poll::Ready(Some(Err(BodyError::Closed(reason))));
         }
-        Pin::new(&mut this.inner).poll_frame(context).map_err(BodyError::Upstream)
+        // A drain lets what is in flight arrive, and ends what has no end.
+        match Pin::new(&mut this.inner).poll_frame(context).map_err(BodyError::Upstream) {
+            Poll::Pending if this.inner.size_hint().exact().is_none() => {
+                Poll::Ready(Some(Err(BodyError::Closed(reason))))
+            }
+            polled => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -194,11 +199,55 @@ impl http_body::Body for StreamedBody {
     }
 }
 
+/// How far a request body has come, for whoever waits for the answer.
+struct Progress {
+    last: Mutex<Instant>,
+    waits_for_client: AtomicBool,
+    broken_by_client: AtomicBool,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress {
+            last: Mutex::new(Instant::now()),
+            waits_for_client: AtomicBool::new(false),
+            broken_by_client: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Progress {
+    fn step(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.waits_for_client.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits until there has been no step for `limit`.
+    async fn stalled(&self, limit: Duration) {
+        loop {
+            let due = *self.last.lock().unwrap_or_else(PoisonError::into_inner) + limit;
+            if due <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+
+    fn fault_of_client(&self) -> Option<Reason> {
+        if self.broken_by_client.load(Ordering::Relaxed) {
+            Some(Reason::ProtocolError)
+        } else {
+            self.waits_for_client.load(Ordering::Relaxed).then_some(Reason::Stalled)
+        }
+    }
+}
+
 /// A request body that must make progress.
 struct PacedBody {
     inner: Incoming,
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
+    progress: Arc<Progress>,
 }
 
 impl http_body::Body for PacedBody {
@@ -213,9 +262,14 @@ impl http_body::Body for PacedBody {
         match Pin::new(&mut this.inner).poll_frame(context) {
             Poll::Ready(frame) => {
                 this.sleep = None;
+                this.progress.step();
+                if matches!(frame, Some(Err(_))) {
+                    this.progress.broken_by_client.store(true, Ordering::Relaxed);
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Poll::Pending => {
+                this.progress.waits_for_client.store(true, Ordering::Relaxed);
                 let due = Instant::now() + this.limit;
                 let sleep =
                     this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
@@ -233,5 +287,28 @@ impl http_body::Body for PacedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_body_without_progress_stalls() {
+        let progress = Arc::new(Progress::default());
+        let started = Instant::now();
+        let limit = Duration::from_secs(10);
+        let stepping = async {
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_secs(8)).await;
+                progress.step();
+            }
+        };
+        tokio::join!(stepping, progress.stalled(limit));
+        assert_eq!(started.elapsed().as_secs(), 50);
+        assert_eq!(progress.fault_of_client(), None);
+        progress.waits_for_client.store(true, Ordering::Relaxed);
+        assert_eq!(progress.fault_of_client(), Some(Reason::Stalled));
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::HeaderName;
 
 use crate::close::CloseCodes;
-use crate::config::{FileConfig, Loaded, PolicyConfig, RouteConfig};
+use crate::config::{FileConfig, Loaded, PolicyConfig, RouteConfig, key_path};
 use crate::connection::{LiveLimits, SubjectLimit};
 use crate::credential::Sources;
 use crate::expression::Expression;
@@ -61,7 +61,10 @@ pub struct Plan {
     /// Its counts.
     pub metrics: Arc<RouteMetrics>,
     /// `limits.handshakes_per_ip`.
-    pub rate: Option<RateLimiter>,
+    pub rate: Option<Arc<RateLimiter>>,
+    /// What live connections are judged by, as written: a reload that changes it
+    /// judges them again.
+    pub terms: Box<str>,
     /// The close codes from 3000 on that this route sends.
     pub own_codes: [u16; 4],
 }
@@ -110,12 +113,26 @@ pub struct Built {
     pub files: Vec<PathBuf>,
 }
 
-/// Builds the plans of a loaded file: reads keys, compiles expressions.
+/// Why there are no plans.
+pub struct Unusable {
+    /// What is wrong, all at once.
+    pub problems: Vec<Problem>,
+    /// What deserves a second look besides.
+    pub warnings: Vec<Problem>,
+}
+
+/// Builds the plans of a loaded file: reads keys, compiles expressions. Rates
+/// that `before` has counted are kept.
 ///
 /// # Errors
 /// All problems at once, by key path.
-pub fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Built, Vec<Problem>> {
+pub fn build(
+    loaded: &Loaded,
+    metrics: &Metrics,
+    before: Option<&Plans>,
+) -> Result<Built, Unusable> {
     let mut builder = Builder {
+        before,
         file: &loaded.file,
         base: &loaded.base,
         problems: Vec::new(),
@@ -123,11 +140,12 @@ pub fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Built, Vec<Problem>> 
         files: Vec::new(),
     };
     let verifiers = builder.verifiers();
+    verifiers.keys().for_each(|name| metrics.expect_verifier(name));
     let policies = builder.policies(&verifiers);
     let routes = builder.routes(&policies, metrics);
     let Builder { problems, warnings, files, .. } = builder;
     if !problems.is_empty() {
-        return Err(problems);
+        return Err(Unusable { problems, warnings });
     }
     let proxies = TrustedProxies {
         networks: loaded.file.server.trusted_proxies.clone(),
@@ -168,6 +186,7 @@ fn credential_names<'a>(
 }
 
 struct Builder<'a> {
+    before: Option<&'a Plans>,
     file: &'a FileConfig,
     base: &'a Path,
     problems: Vec<Problem>,
@@ -197,7 +216,7 @@ impl Builder<'_> {
     fn verifiers(&mut self) -> Verifiers {
         let mut verifiers = Verifiers::new();
         for (name, config) in &self.file.verifiers {
-            let prefix = format!("verifiers.{name}");
+            let prefix = key_path("verifiers", name);
             if let Some(built) = self.take(&prefix, verifier::build(name, config, self.base)) {
                 self.warnings
                     .extend(built.warnings.into_iter().map(|warning| warning.under(&prefix)));
@@ -234,7 +253,7 @@ impl Builder<'_> {
         config: &PolicyConfig,
         verifiers: &Verifiers,
     ) -> Option<Access> {
-        let prefix = format!("policies.{name}");
+        let prefix = key_path("policies", name);
         let at = |key: &str| format!("{prefix}.{key}");
         let sources = self.take(&at("credentials"), Sources::compile(&config.credentials));
         let ambient = sources.as_ref().is_some_and(Sources::ambient);
@@ -300,6 +319,14 @@ impl Builder<'_> {
         routes
     }
 
+    /// The limiter that the route had, or a new one if the rate has changed.
+    fn rate(&self, route: &str, per_second: u32) -> Option<Arc<RateLimiter>> {
+        let per_second = NonZeroU32::new(per_second)?;
+        let before = self.before.and_then(|plans| plans.named(route)?.rate.clone());
+        let kept = before.filter(|limiter| limiter.is_for(per_second));
+        Some(kept.unwrap_or_else(|| Arc::new(RateLimiter::new(per_second))))
+    }
+
     fn route(
         &mut self,
         prefix: &str,
@@ -338,21 +365,32 @@ impl Builder<'_> {
         let name = route_name(config);
         let own_codes =
             [access.codes.unauthorized, access.codes.expired, access.codes.forbidden, 4029];
+        let route_metrics = self.take(
+            prefix,
+            metrics.route(&name).map_err(|error| vec![Problem::new("name", error.to_string())]),
+        )?;
+        expect(&route_metrics, access);
+        let live = Arc::new(live_limits(&limits, LiveLimits::of(&lifetime)));
         Some(Plan {
+            terms: terms(access, self.file.policies.get(&config.policy), &live),
             access: Arc::clone(access),
             upstream,
             identity: identity?,
             subprotocols: config.subprotocols.clone(),
-            live: Arc::new(live_limits(&limits, LiveLimits::of(&lifetime))),
-            metrics: self.take(
-                prefix,
-                metrics.route(&name).map_err(|error| vec![Problem::new("name", error.to_string())]),
-            )?,
-            rate: NonZeroU32::new(limits.handshakes_per_ip).map(RateLimiter::new),
+            live,
+            metrics: route_metrics,
+            rate: self.rate(&name, limits.handshakes_per_ip),
             own_codes,
             limits,
             name,
         })
+    }
+}
+
+impl Plans {
+    /// The plan of the route that `name` labels.
+    pub fn named(&self, name: &str) -> Option<&Arc<Plan>> {
+        self.router.iter().find(|plan| *plan.name == *name)
     }
 }
 
@@ -364,6 +402,24 @@ fn live_limits(limits: &LimitsConfig, lifetime: LiveLimits) -> LiveLimits {
         close_oldest: limits.on_subject_limit == OnSubjectLimit::CloseOldest,
     });
     LiveLimits { per_subject, ..lifetime }
+}
+
+/// Shows what may be counted before there is anything to count.
+fn expect(metrics: &RouteMetrics, access: &Access) {
+    metrics.expect_ends();
+    for index in 0..access.chains.len() {
+        for verifier in access.sources.verifiers(index) {
+            metrics.expect_decision(access.sources.kind(index), verifier);
+        }
+    }
+    if access.anonymous && !access.deny {
+        metrics.expect_decision("none", "none");
+    }
+}
+
+fn terms(access: &Access, policy: Option<&PolicyConfig>, live: &LiveLimits) -> Box<str> {
+    let written = policy.map(|policy| (&policy.require, &policy.origins));
+    format!("{} {} {written:?} {live:?}", access.deny, access.sources.ambient()).into()
 }
 
 /// The route's label: its name, or host and path as written.

@@ -59,6 +59,11 @@ impl RateLimiter {
         }
     }
 
+    /// Whether this limits to `per_second`.
+    pub fn is_for(&self, per_second: NonZeroU32) -> bool {
+        self.interval == Duration::from_secs(1) / per_second.get()
+    }
+
     /// Counts a handshake of `key` at `now`; false if it is one too many, which
     /// costs the address nothing further.
     pub fn admit(&self, key: IpKey, now: Instant) -> bool {
@@ -176,6 +181,12 @@ mod tests {
 
     fn limiter(per_second: u32) -> RateLimiter {
         RateLimiter::new(NonZeroU32::new(per_second).unwrap())
+    }
+
+    #[test]
+    fn a_limiter_knows_its_rate() {
+        let three = NonZeroU32::new(3).unwrap();
+        assert!(limiter(3).is_for(three) && !limiter(4).is_for(three));
     }
 
     #[test]

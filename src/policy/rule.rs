@@ -63,7 +63,7 @@ impl Rule {
     }
 
     /// Whether `variables` satisfy the rule. An error is a no.
-    fn is_satisfied(&self, variables: &Variables) -> bool {
+    pub fn is_satisfied(&self, variables: &Variables) -> bool {
         match &self.expression {
             None => true,
             Some(expression) => matches!(expression.evaluate(variables), Ok(Value::Bool(true))),

@@ -125,6 +125,12 @@ impl Metrics {
         Ok(made)
     }
 
+    /// Shows the verifier `name` before it has judged anything.
+    pub fn expect_verifier(&self, name: &str) {
+        // Looking a child up makes it.
+        let _ = self.auth_duration.get_metric_with_label_values(&[name]);
+    }
+
     /// A verifier judged a credential in `seconds`.
     pub fn auth_duration(&self, verifier: &str, seconds: f64) {
         if let Ok(histogram) = self.auth_duration.get_metric_with_label_values(&[verifier]) {
@@ -272,6 +278,37 @@ impl RouteMetrics {
         }
     }
 
+    /// Shows what every route may come to count before it has: a rate can be told
+    /// from a first value of nothing only.
+    pub fn expect_ends(&self) {
+        for status in ["2xx", "3xx", "4xx", "5xx"] {
+            add(&self.families.http_requests, &[&*self.name, status], 0);
+        }
+        for kind in [
+            "resolve",
+            "connect",
+            "tls",
+            "handshake",
+            "invalid_101",
+            "refused",
+            "response",
+            "timeout",
+        ] {
+            add(&self.families.upstream_errors, &[&*self.name, kind], 0);
+        }
+        for initiator in [Initiator::Client, Initiator::Upstream, Initiator::Sockgate] {
+            for code in ["1000", "1001"] {
+                add(&self.families.closes, &[&*self.name, initiator.label(), code], 0);
+            }
+        }
+    }
+
+    /// Shows that `verifier` may admit by `credential` before it has.
+    pub fn expect_decision(&self, credential: &str, verifier: &str) {
+        let labels = [&*self.name, credential, verifier, Outcome::Admitted.label(), ""];
+        add(&self.families.auth_decisions, &labels, 0);
+    }
+
     /// A decision to admit or refuse; `reason` is "" if admitted.
     pub fn decision(&self, credential: &str, verifier: &str, outcome: Outcome, reason: &str) {
         let labels = [&*self.name, credential, verifier, outcome.label(), reason];
@@ -409,6 +446,25 @@ mod tests {
         }
         drop(guard);
         assert!(metrics.render().unwrap().contains("sockgate_connections_open{route=\"chat\"} 0"));
+    }
+
+    #[test]
+    fn every_family_is_there_before_it_has_counted_anything() {
+        let metrics = Metrics::new().unwrap();
+        let route = metrics.route("chat").unwrap();
+        route.expect_ends();
+        route.expect_decision("cookie", "app");
+        metrics.expect_verifier("app");
+        let text = metrics.render().unwrap();
+        for line in [
+            "sockgate_auth_decisions_total{credential=\"cookie\",outcome=\"admitted\",reason=\"\",route=\"chat\",verifier=\"app\"} 0",
+            "sockgate_auth_duration_seconds_count{verifier=\"app\"} 0",
+            "sockgate_upstream_errors_total{kind=\"timeout\",route=\"chat\"} 0",
+            "sockgate_closes_total{code=\"1000\",initiator=\"client\",route=\"chat\"} 0",
+            "sockgate_http_requests_total{route=\"chat\",status=\"2xx\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
     }
 
     #[test]

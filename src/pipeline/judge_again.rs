@@ -1,0 +1,130 @@
+//! Live connections after a reload: those whose policy changed are judged again
+//! by `require`, origins and lifetimes. A reload closes no others.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::{HeaderValue, ORIGIN};
+
+use super::exchange::Exchange;
+use super::gate::Gate;
+use super::plan::{Plan, Plans};
+use crate::close::Reason;
+use crate::connection::{Carrier, Entry, Grounds};
+use crate::expression::Variables;
+use crate::policy::OwnOrigin;
+
+/// Judges every live connection by `new`, where it differs from `old`. One whose
+/// route is gone stays as it is.
+pub fn judge_again(gate: &Gate, old: &Plans, new: &Plans) {
+    for entry in gate.registry.entries() {
+        judge_entry(&entry, old.named(&entry.route), new);
+    }
+}
+
+/// Judges one connection that was entered under plans that may be gone.
+pub(super) fn late(exchange: &Exchange, entry: &Entry) {
+    let now = exchange.gate.plans.load();
+    if !Arc::ptr_eq(&now, &exchange.plans) {
+        judge_entry(entry, Some(&exchange.plan), &now);
+    }
+}
+
+fn judge_entry(entry: &Entry, old: Option<&Arc<Plan>>, new: &Plans) {
+    let Some(plan) = new.named(&entry.route) else { return };
+    if entry.carrier != Carrier::Socket || old.is_some_and(|old| old.terms == plan.terms) {
+        return;
+    }
+    entry.limit(&plan.live);
+    if let Some(reason) = entry.grounds.as_deref().and_then(|grounds| fault(plan, grounds)) {
+        entry.close(reason);
+    }
+}
+
+/// Why `plan` would not have admitted a connection on `grounds`.
+fn fault(plan: &Plan, grounds: &Grounds) -> Option<Reason> {
+    let own = OwnOrigin { host: &grounds.host, port: grounds.port, https: grounds.https };
+    let mut headers = HeaderMap::new();
+    if let Some(origin) =
+        grounds.origin.as_deref().and_then(|text| HeaderValue::from_str(text).ok())
+    {
+        headers.insert(ORIGIN, origin);
+    }
+    if !plan.access.origins.allows(&headers, &own) {
+        return Some(Reason::OriginDenied);
+    }
+    let variables = read(&grounds.variables);
+    let satisfied = !plan.access.deny && plan.access.rule.is_satisfied(&variables);
+    (!satisfied).then_some(Reason::Forbidden)
+}
+
+fn read(variables: &str) -> Variables {
+    // Written by us: what is missing makes a rule fail, which refuses.
+    let mut written: serde_json::Map<_, _> = serde_json::from_str(variables).unwrap_or_default();
+    ["identity", "request", "message"]
+        .into_iter()
+        .filter_map(|name| Some((name, written.remove(name)?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load_from;
+    use crate::pipeline::build;
+    use crate::telemetry::Metrics;
+
+    fn plans(policy: &str) -> Plans {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sockgate.yaml");
+        let yaml = format!(
+            "
+server: {{ listen: 'a:1' }}
+verifiers:
+  app: {{ jwt: {{ secret: 0123456789abcdef0123456789abcdef, algorithms: [HS256] }} }}
+policies:
+  members: {{ credentials: [{{ query: token, verifier: app }}], {policy} }}
+routes: [{{ name: chat, path: /ws, policy: members, upstream: 'ws://127.0.0.1:1' }}]
+"
+        );
+        std::fs::write(&path, yaml).unwrap();
+        let loaded = load_from(&path, []).unwrap();
+        build(&loaded, &Metrics::new().unwrap(), None).ok().unwrap().plans
+    }
+
+    fn judged(policy: &str) -> Option<Reason> {
+        let grounds = Grounds {
+            variables:
+                r#"{"identity": {"subject": "ada"}, "request": {"path": "/ws", "headers": {}}}"#
+                    .into(),
+            origin: Some("https://app.example".into()),
+            host: "app.example".into(),
+            port: None,
+            https: true,
+        };
+        fault(plans(policy).named("chat").unwrap(), &grounds)
+    }
+
+    #[test]
+    fn rule_and_origins_are_asked_again() {
+        assert_eq!(judged("origins: any"), None);
+        assert_eq!(judged("origins: same"), None);
+        assert_eq!(judged("origins: ['https://other.example']"), Some(Reason::OriginDenied));
+        assert_eq!(judged("require: 'identity.subject == \"ada\"'"), None);
+        assert_eq!(judged("require: 'request.path == \"/ws\"'"), None);
+        assert_eq!(judged("require: 'identity.subject == \"eve\"'"), Some(Reason::Forbidden));
+        // What was not kept refuses, as any error does.
+        assert_eq!(judged("require: 'request.headers.x == \"y\"'"), Some(Reason::Forbidden));
+    }
+
+    #[test]
+    fn only_what_a_live_connection_is_judged_by_counts_as_a_change() {
+        let terms = |policy: &str| plans(policy).named("chat").unwrap().terms.clone();
+        assert_eq!(terms("reject: http"), terms("reject: close"));
+        for changed in
+            ["origins: any", "require: 'true'", "lifetime: { max: 1h }", "lifetime: { grace: 1s }"]
+        {
+            assert_ne!(terms(changed), terms("reject: close"), "{changed}");
+        }
+    }
+}
