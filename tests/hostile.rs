@@ -243,3 +243,13 @@ fn a_stream_in_place_of_a_101_ends_with_the_login() {
     let lived = gate.connect().upgrade(&format!("/ws/a?token={}", token("ada", 2))).lives();
     assert!(lived < Duration::from_secs(5), "{lived:?}");
 }
+
+#[test]
+fn a_101_that_nobody_asked_for_is_a_bad_gateway() {
+    fn switches(mut stream: TcpStream) -> std::io::Result<()> {
+        read_head(&mut stream)?;
+        stream.write_all(b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nraw")
+    }
+    let gate = Gate::start(upstream(switches), "");
+    assert_eq!(gate.connect().get("/page").status(), 502);
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Either};
 use hyper::body::Incoming;
@@ -95,6 +95,11 @@ impl Plain<'_> {
             exchange.plan.metrics.upstream_error(error.kind());
             Reason::UpstreamUnavailable
         })?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // Nothing was offered: a 101 would leave the client without framing.
+            exchange.plan.metrics.upstream_error("invalid_101");
+            return Err(Reason::UpstreamUnavailable);
+        }
         Ok((response, Live::new(place, self.ip_slot.take())))
     }
 
