@@ -61,6 +61,13 @@ impl Gate {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         Client(stream)
     }
+
+    /// A client that has been served a public page.
+    fn connect_after_page(&self) -> Client {
+        let mut client = self.connect();
+        assert_eq!(client.get("/page").status(), 200);
+        client
+    }
 }
 
 impl Drop for Gate {
@@ -252,4 +259,13 @@ fn a_101_that_nobody_asked_for_is_a_bad_gateway() {
     }
     let gate = Gate::start(upstream(switches), "");
     assert_eq!(gate.connect().get("/page").status(), 502);
+}
+
+#[test]
+fn a_public_page_does_not_open_the_way_past_the_unauthenticated_limit() {
+    let gate = Gate::start(upstream(echo), "connections: 20, unauthenticated: 3");
+    let mut clients: Vec<Client> = (0..5).map(|_| gate.connect_after_page()).collect();
+    let statuses: Vec<u16> =
+        clients.iter_mut().map(|client| client.upgrade("/message/a").status()).collect();
+    assert_eq!(statuses, [101, 101, 101, 503, 503]);
 }

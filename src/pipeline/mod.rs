@@ -77,7 +77,7 @@ pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>)
         record.upstream(upstream.endpoint.label());
     }
     let is_upgrade = matches!(opening.kind, Kind::Upgrade(_));
-    let ip_slot = match enter_limits(&gate, &plan, &client, is_upgrade) {
+    let ip_slot = match enter_limits(&gate, &link, &plan, &client, is_upgrade) {
         Ok(slot) => slot,
         Err(reason) => return refuse(record, reason),
     };
@@ -109,15 +109,19 @@ pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>)
     }
 }
 
-/// The limits that count by address.
+/// The limits that count by address, and an upgrade's among the unauthenticated.
 fn enter_limits(
     gate: &Gate,
+    link: &Link,
     plan: &Plan,
     client: &Client,
     is_upgrade: bool,
 ) -> Result<Option<IpSlot>, Reason> {
     let key = IpKey::of(client.ip);
     let limits = &plan.limits;
+    if is_upgrade {
+        link.unproven(gate)?;
+    }
     if is_upgrade
         && let Some(rate) = &plan.rate
         && !rate.admit(key, Instant::now())
