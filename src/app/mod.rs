@@ -4,7 +4,7 @@
 mod accept;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -43,7 +43,7 @@ pub enum StartError {
     Telemetry(String),
 }
 
-fn list(file: &std::path::Path, problems: &[Problem]) -> String {
+fn list(file: &Path, problems: &[Problem]) -> String {
     let lines: Vec<String> =
         problems.iter().map(|problem| format!("{}: {problem}", file.display())).collect();
     lines.join("\n")
@@ -94,9 +94,9 @@ impl App {
 
         let mut listeners = Vec::new();
         for written in &server.listen.0 {
-            listeners.push(bind("server.listen", written).await?);
+            listeners.push(bind("server.listen", written, &loaded.base).await?);
         }
-        let admin_listener = bind("admin.listen", &loaded.file.admin.listen).await?;
+        let admin_listener = bind("admin.listen", &loaded.file.admin.listen, &loaded.base).await?;
 
         let output = options.log.unwrap_or_else(|| Box::new(io::stdout()));
         let log = Log::to(&loaded.file.log, output).map_err(|error| telemetry_error(&error))?;
@@ -215,11 +215,15 @@ pub fn validate(loaded: &Loaded) -> Result<Vec<Problem>, Unusable> {
     build(loaded, &metrics).map(|parts| parts.built.warnings)
 }
 
-async fn bind(key: &'static str, written: &str) -> Result<Listener, StartError> {
+async fn bind(key: &'static str, written: &str, base: &Path) -> Result<Listener, StartError> {
     let failed = |source| StartError::Bind { key, address: written.to_owned(), source };
     let address: ListenAddress = written
         .parse()
         .map_err(|form| failed(io::Error::new(io::ErrorKind::InvalidInput, form)))?;
+    let address = match address {
+        ListenAddress::Unix(path) => ListenAddress::Unix(base.join(path)),
+        tcp @ ListenAddress::Tcp(_) => tcp,
+    };
     Listener::bind(&address).await.map_err(failed)
 }
 

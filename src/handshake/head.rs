@@ -58,7 +58,9 @@ pub(super) fn read(head: &[u8]) -> Result<Framing, Reason> {
         Ok(_) | Err(_) => return Err(Reason::ProtocolError),
     }
     // What hyper could not read as a target would be answered by hyper itself.
-    if request.path.is_none_or(|target| target.parse::<http::Uri>().is_err()) {
+    // It would drop a fragment, which no request has (RFC 9112 §3.2).
+    let unreadable = |target: &str| target.contains('#') || target.parse::<http::Uri>().is_err();
+    if request.path.is_none_or(unreadable) {
         return Err(Reason::ProtocolError);
     }
     let mut facts = Facts::default();
@@ -197,6 +199,7 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\n",
             "GET / HTTP/1.0\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
             "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+            "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
         ];
         for lines in refused {

@@ -21,7 +21,7 @@ use crate::stream::Stream;
 pub enum ListenAddress {
     /// `host:port`; the host may be a name, `[::1]`, or empty for all addresses.
     Tcp(String),
-    /// `unix:/path`.
+    /// `unix:PATH`, relative to the configuration file.
     Unix(PathBuf),
 }
 
@@ -29,10 +29,9 @@ impl FromStr for ListenAddress {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "expected HOST:PORT, [IPV6]:PORT, :PORT or unix:/PATH";
+        const FORM: &str = "expected HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH";
         if let Some(path) = text.strip_prefix("unix:") {
-            let absolute = path.starts_with('/') && path.len() > 1;
-            return if absolute { Ok(ListenAddress::Unix(path.into())) } else { Err(FORM) };
+            return if path.is_empty() { Err(FORM) } else { Ok(ListenAddress::Unix(path.into())) };
         }
         let (host, port) = text.rsplit_once(':').ok_or(FORM)?;
         let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
@@ -194,7 +193,7 @@ mod tests {
         assert_eq!(":80".parse(), tcp("0.0.0.0:80"));
         assert_eq!("[::1]:80".parse(), tcp("[::1]:80"));
         assert_eq!("unix:/run/x".parse(), Ok(ListenAddress::Unix("/run/x".into())));
-        for bad in ["", "80", "a:b", "::1:80", "unix:", "unix:x", "http://a:80", "a:70000"] {
+        for bad in ["", "80", "a:b", "::1:80", "unix:", "http://a:80", "a:70000"] {
             assert!(bad.parse::<ListenAddress>().is_err(), "{bad}");
         }
     }

@@ -10,6 +10,7 @@ use super::after::After;
 use super::plan::Plans;
 use super::slots::{Counts, Slot, Slots};
 use crate::clock::Ticker;
+use crate::close::Reason;
 use crate::connection::Registry;
 use crate::handshake::Fault;
 use crate::policy::{self, IpKey};
@@ -100,6 +101,19 @@ impl Link {
     /// Something has been proven: the connection leaves the unauthenticated.
     pub fn permitted(&self) {
         take(&self.unauthenticated);
+    }
+
+    /// An upgrade has yet to prove something, whatever an earlier request on the
+    /// connection did: a public page must not open the way past the count.
+    ///
+    /// # Errors
+    /// [`Reason::LimitUnauthenticated`].
+    pub(super) fn unproven(&self, gate: &Gate) -> Result<(), Reason> {
+        let mut held = self.unauthenticated.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            *held = Some(gate.counts.enter_unauthenticated(&gate.plans.load().limits)?);
+        }
+        Ok(())
     }
 
     /// Leaves what is to be done once the 101 is written.

@@ -4,6 +4,7 @@
 
 mod admission;
 mod after;
+mod build;
 mod exchange;
 mod explain;
 mod gate;
@@ -24,12 +25,13 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 pub use self::after::After;
+pub use self::build::{Built, Unusable, build};
 use self::exchange::{Exchange, fresh_request_id, sane_request_id};
 pub use self::explain::{Question, Report, explain};
 pub use self::gate::{Gate, Link};
 pub use self::judge_again::judge_again;
 use self::plain::Plain;
-pub use self::plan::{Access, Built, Plan, Plans, Unusable, build};
+pub use self::plan::{Access, Plan, Plans};
 use self::rejection::refusal;
 pub use self::rejection::{Body, raw_refusal};
 pub use self::slots::{Counts, Slots};
@@ -79,7 +81,7 @@ pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>)
         record.upstream(upstream.endpoint.label());
     }
     let is_upgrade = matches!(opening.kind, Kind::Upgrade(_));
-    let ip_slot = match enter_limits(&gate, &plan, &client, is_upgrade) {
+    let ip_slot = match enter_limits(&gate, &link, &plan, &client, is_upgrade) {
         Ok(slot) => slot,
         Err(reason) => return refuse(record, reason),
     };
@@ -111,15 +113,19 @@ pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>)
     }
 }
 
-/// The limits that count by address.
+/// The limits that count by address, and an upgrade's among the unauthenticated.
 fn enter_limits(
     gate: &Gate,
+    link: &Link,
     plan: &Plan,
     client: &Client,
     is_upgrade: bool,
 ) -> Result<Option<IpSlot>, Reason> {
     let key = IpKey::of(client.ip);
     let limits = &plan.limits;
+    if is_upgrade {
+        link.unproven(gate)?;
+    }
     if is_upgrade
         && let Some(rate) = &plan.rate
         && !rate.admit(key, Instant::now())

@@ -46,12 +46,11 @@ impl Plain<'_> {
     pub(super) async fn answer(mut self, finding: Finding, body: Incoming) -> Response<Body> {
         let presented = !matches!(finding, Finding::Absent);
         match self.forward(finding, body).await {
-            Ok((response, guard)) => {
+            Ok((response, live)) => {
                 self.record.answered(response.status().as_u16(), false);
                 let (mut head, body) = response.into_parts();
                 strip_hop_by_hop(&mut head.headers);
-                let body = StreamedBody { inner: body, live: Some(guard) };
-                Response::from_parts(head, Either::Right(body))
+                Response::from_parts(head, Either::Right(StreamedBody::new(body, live)))
             }
             Err(reason) => {
                 self.record.refused(reason, reason.status().as_u16(), None);
@@ -98,7 +97,12 @@ impl Plain<'_> {
             exchange.plan.metrics.upstream_error(kind);
             if kind == "timeout" { Reason::UpstreamTimeout } else { Reason::UpstreamUnavailable }
         })?;
-        Ok((response, Live { place, _ip_slot: self.ip_slot.take() }))
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // Nothing was offered: a 101 would leave the client without framing.
+            exchange.plan.metrics.upstream_error("invalid_101");
+            return Err(Reason::UpstreamUnavailable);
+        }
+        Ok((response, Live::new(place, self.ip_slot.take())))
     }
 
     fn request(
@@ -127,12 +131,16 @@ impl Plain<'_> {
 }
 
 /// A streaming response's place among the live connections.
-struct Live {
+pub(super) struct Live {
     place: Place,
     _ip_slot: Option<IpSlot>,
 }
 
 impl Live {
+    pub(super) fn new(place: Place, ip_slot: Option<IpSlot>) -> Live {
+        Live { place, _ip_slot: ip_slot }
+    }
+
     fn control(&self) -> &Control {
         &self.place.entry().control
     }
@@ -141,13 +149,12 @@ impl Live {
 /// An upstream's response body, cut off when its connection must end.
 pub struct StreamedBody {
     inner: Incoming,
-    live: Option<Live>,
+    live: Live,
 }
 
 impl StreamedBody {
-    /// A short body that nothing watches: an upstream's own refusal.
-    pub fn unwatched(inner: Incoming) -> StreamedBody {
-        StreamedBody { inner, live: None }
+    pub(super) fn new(inner: Incoming, live: Live) -> StreamedBody {
+        StreamedBody { inner, live }
     }
 }
 
@@ -174,8 +181,8 @@ impl http_body::Body for StreamedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let asked = this.live.as_ref().map(|live| live.control().poll_requested(context));
-        let Some(Poll::Ready((reason, _))) = asked else {
+        let asked = this.live.control().poll_requested(context);
+        let Poll::Ready((reason, _)) = asked else {
             return Pin::new(&mut this.inner).poll_frame(context).map_err(BodyError::Upstream);
         };
         if reason != Reason::Draining {

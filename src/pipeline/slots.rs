@@ -35,10 +35,16 @@ impl Counts {
     pub fn enter(self: &Arc<Self>, limits: &LimitsConfig) -> Result<Slots, Reason> {
         let open = Slot::take(self, |counts| &counts.open, limits.connections)
             .ok_or(Reason::LimitConnections)?;
+        Ok(Slots { open, unauthenticated: self.enter_unauthenticated(limits)? })
+    }
+
+    /// Takes part in the second count alone.
+    ///
+    /// # Errors
+    /// [`Reason::LimitUnauthenticated`].
+    pub fn enter_unauthenticated(self: &Arc<Self>, limits: &LimitsConfig) -> Result<Slot, Reason> {
         let most = limits.unauthenticated.of(limits.connections);
-        let unauthenticated = Slot::take(self, |counts| &counts.unauthenticated, most)
-            .ok_or(Reason::LimitUnauthenticated)?;
-        Ok(Slots { open, unauthenticated })
+        Slot::take(self, |counts| &counts.unauthenticated, most).ok_or(Reason::LimitUnauthenticated)
     }
 }
 

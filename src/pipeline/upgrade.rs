@@ -17,7 +17,7 @@ use super::after::{After, Task};
 use super::exchange::Exchange;
 use super::gate::Link;
 use super::login::Login;
-use super::plain::StreamedBody;
+use super::plain::{Live, StreamedBody};
 use super::plan::text_frame;
 use super::rejection::{Body, refusal};
 use super::session::Session;
@@ -66,7 +66,9 @@ impl Upgrade<'_> {
                 let (mut head, body) = response.into_parts();
                 strip_hop_by_hop(&mut head.headers);
                 head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-                Response::from_parts(head, Either::Right(StreamedBody::unwatched(body)))
+                // Nobody says that it is short: a stream ends with the login too.
+                let live = Live::new(admitted.place, self.ip_slot.take());
+                Response::from_parts(head, Either::Right(StreamedBody::new(body, live)))
             }
         }
     }
