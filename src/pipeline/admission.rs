@@ -4,11 +4,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde_json::Value;
+
 use super::exchange::Exchange;
 use crate::clock;
 use crate::close::Reason;
 use crate::connection::{Arrival, Carrier, Place};
 use crate::credential::{Finding, Presented};
+use crate::expression::Variables;
 use crate::identity::Identity;
 use crate::policy::{Decision, Permit, Rule, decide};
 use crate::telemetry::Record;
@@ -84,7 +87,8 @@ pub(super) async fn verify(
     }
 }
 
-/// Registers the connection, then decides whether it may stay.
+/// Registers the connection, then decides whether it may stay. `message` is the
+/// one that authenticated, where one did.
 ///
 /// # Errors
 /// Why the identity may not.
@@ -92,8 +96,14 @@ pub(super) fn admit(
     exchange: &Exchange,
     identity: &Arc<Identity>,
     carrier: Carrier,
+    message: Option<&Value>,
 ) -> Result<Admitted, Reason> {
-    admit_by(exchange, identity, carrier, &exchange.plan.access.rule)
+    let rule = &exchange.plan.access.rule;
+    let mut variables = exchange.variables(Some(identity), |name| rule.uses(name));
+    if let Some(message) = message.filter(|_| rule.uses("message")) {
+        variables.insert("message", message.clone());
+    }
+    admit_by(exchange, identity, carrier, rule, &variables)
 }
 
 fn admit_by(
@@ -101,6 +111,7 @@ fn admit_by(
     identity: &Arc<Identity>,
     carrier: Carrier,
     rule: &Rule,
+    variables: &Variables,
 ) -> Result<Admitted, Reason> {
     let plan = &exchange.plan;
     let mut place = exchange.gate.registry.enter(&Arrival {
@@ -113,8 +124,7 @@ fn admit_by(
         limits: &plan.live,
         metrics: &plan.metrics,
     });
-    let variables = exchange.variables(Some(identity), |name| rule.uses(name));
-    let permit = match decide(rule, Arc::clone(identity), &variables, clock::unix_now()) {
+    let permit = match decide(rule, Arc::clone(identity), variables, clock::unix_now()) {
         Decision::Allow(permit) => permit,
         Decision::Deny(denial) => return Err(denial.reason),
     };
@@ -136,5 +146,5 @@ pub(super) fn admit_preflight(
     exchange: &Exchange,
     nobody: &Arc<Identity>,
 ) -> Result<Admitted, Reason> {
-    admit_by(exchange, nobody, Carrier::Http, &Rule::default())
+    admit_by(exchange, nobody, Carrier::Http, &Rule::default(), &Variables::new())
 }

@@ -115,7 +115,7 @@ impl Login {
         let presented =
             Presented { index: source.index(), kind: "message", value: token, basic: false };
         let identity = admission::verify(&self.exchange, &presented, &mut self.record).await?;
-        let admitted = admit(&self.exchange, &identity, Carrier::Socket)?;
+        let admitted = admit(&self.exchange, &identity, Carrier::Socket, Some(&parsed))?;
         let mut variables = self.exchange.variables(Some(&identity), |_| source.rewrites());
         variables.insert("message", parsed.clone());
         let forwarded = source.forwarded(&payload, &parsed, &variables)?;

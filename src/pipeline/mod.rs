@@ -4,6 +4,7 @@
 
 mod admission;
 mod after;
+mod build;
 mod exchange;
 mod explain;
 mod gate;
@@ -23,11 +24,12 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 pub use self::after::After;
+pub use self::build::{Built, build};
 use self::exchange::{Exchange, fresh_request_id, sane_request_id};
 pub use self::explain::{Question, Report, explain};
 pub use self::gate::{Gate, Link};
 use self::plain::Plain;
-pub use self::plan::{Access, Built, Plan, Plans, build};
+pub use self::plan::{Access, Plan, Plans};
 use self::rejection::refusal;
 pub use self::rejection::{Body, raw_refusal};
 pub use self::slots::{Counts, Slots};

@@ -76,7 +76,7 @@ impl Plain<'_> {
         let admitted = if self.is_preflight() {
             admission::admit_preflight(&self.exchange, &identity)?
         } else {
-            admission::admit(&self.exchange, &identity, Carrier::Http)?
+            admission::admit(&self.exchange, &identity, Carrier::Http, None)?
         };
         self.link.permitted();
         let Admitted { permit, place } = admitted;

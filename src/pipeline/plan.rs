@@ -1,28 +1,23 @@
-//! What a configuration means: every route with its compiled parts, built
-//! before a socket is bound or a running plan is replaced.
+//! What a configuration means: every route with its compiled parts, shared by all
+//! its connections.
 
-use std::collections::BTreeMap;
-use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderName;
 
 use crate::close::CloseCodes;
-use crate::config::{FileConfig, Loaded, PolicyConfig, RouteConfig};
-use crate::connection::{LiveLimits, SubjectLimit};
+use crate::connection::LiveLimits;
 use crate::credential::Sources;
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{IdentityHeaders, Spoofed};
-use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, RateLimiter, Reject, Rule};
-use crate::problem::Problem;
-use crate::route::{RoutePattern, Router};
-use crate::telemetry::{Metrics, Redactor, RouteMetrics};
+use crate::policy::{LimitsConfig, Origins, RateLimiter, Reject, Rule};
+use crate::relay::frame::{Opcode, encode_frame};
+use crate::route::Router;
+use crate::telemetry::{Redactor, RouteMetrics};
 use crate::upstream::{Endpoint, HttpClient};
-use crate::verifier::{self, Chain, Verifier};
+use crate::verifier::Chain;
 
 /// The compiled configuration.
 pub struct Plans {
@@ -100,283 +95,6 @@ pub struct Access {
     pub accept_message: Option<Expression>,
 }
 
-/// What building gives besides the plans.
-pub struct Built {
-    /// The plans.
-    pub plans: Plans,
-    /// What deserves a second look.
-    pub warnings: Vec<Problem>,
-    /// The files that were read, which a reload must watch.
-    pub files: Vec<PathBuf>,
-}
-
-/// Builds the plans of a loaded file: reads keys, compiles expressions.
-///
-/// # Errors
-/// All problems at once, by key path.
-pub fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Built, Vec<Problem>> {
-    let mut builder = Builder {
-        file: &loaded.file,
-        base: &loaded.base,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        files: Vec::new(),
-    };
-    let verifiers = builder.verifiers();
-    let policies = builder.policies(&verifiers);
-    let routes = builder.routes(&policies, metrics);
-    let Builder { problems, warnings, files, .. } = builder;
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    let proxies = TrustedProxies {
-        networks: loaded.file.server.trusted_proxies.clone(),
-        forwarded_host: loaded.file.server.trust_forwarded_host,
-    };
-    let configured = identity_names(&loaded.file);
-    let redactor = Redactor::new(credential_names(&loaded.file, policies.values()));
-    let plans = Plans {
-        router: Router::new(routes),
-        spoofed: Spoofed::new(configured),
-        proxies,
-        redactor: Arc::new(redactor),
-        limits: loaded.file.limits.clone(),
-        drain_delay: loaded.file.server.drain_delay.0,
-        drain: loaded.file.server.drain.0,
-    };
-    Ok(Built { plans, warnings, files })
-}
-
-/// Every identity header configured anywhere in the file.
-fn identity_names(file: &FileConfig) -> Vec<HeaderName> {
-    let routes = file.routes.iter().filter_map(|route| route.identity.as_ref());
-    let all = std::iter::once(&file.identity).chain(routes);
-    all.flat_map(|identity| identity.headers.keys()).filter_map(|name| name.parse().ok()).collect()
-}
-
-/// Every name under which a credential may travel.
-fn credential_names<'a>(
-    file: &FileConfig,
-    policies: impl Iterator<Item = &'a Arc<Access>>,
-) -> Vec<String> {
-    let mut names = file.log.redact.clone();
-    for access in policies {
-        let sources = &access.sources;
-        names.extend(sources.query_names().chain(sources.cookie_names()).map(str::to_owned));
-    }
-    names
-}
-
-struct Builder<'a> {
-    file: &'a FileConfig,
-    base: &'a Path,
-    problems: Vec<Problem>,
-    warnings: Vec<Problem>,
-    files: Vec<PathBuf>,
-}
-
-type Verifiers = BTreeMap<String, Arc<dyn Verifier>>;
-type Policies = BTreeMap<String, Arc<Access>>;
-
-impl Builder<'_> {
-    fn note(&mut self, prefix: &str, problems: Vec<Problem>) {
-        self.problems.extend(problems.into_iter().map(|problem| problem.under(prefix)));
-    }
-
-    /// The value, or its problems noted.
-    fn take<T>(&mut self, prefix: &str, result: Result<T, Vec<Problem>>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(problems) => {
-                self.note(prefix, problems);
-                None
-            }
-        }
-    }
-
-    fn verifiers(&mut self) -> Verifiers {
-        let mut verifiers = Verifiers::new();
-        for (name, config) in &self.file.verifiers {
-            let prefix = format!("verifiers.{name}");
-            if let Some(built) = self.take(&prefix, verifier::build(name, config, self.base)) {
-                self.warnings
-                    .extend(built.warnings.into_iter().map(|warning| warning.under(&prefix)));
-                self.files.extend(built.files);
-                verifiers.insert(name.clone(), built.verifier);
-            }
-        }
-        verifiers
-    }
-
-    fn policies(&mut self, verifiers: &Verifiers) -> Policies {
-        let mut policies = Policies::new();
-        for (name, config) in &self.file.policies {
-            if let Some(access) = self.policy(name, config, verifiers) {
-                policies.insert(name.clone(), Arc::new(access));
-            }
-        }
-        for (name, deny) in [("public", false), ("deny", true)] {
-            let config = PolicyConfig {
-                anonymous: true,
-                origins: Some(crate::unit::OneOrMany(vec!["any".to_owned()])),
-                ..PolicyConfig::default()
-            };
-            if let Some(access) = self.policy(name, &config, verifiers) {
-                policies.insert(name.to_owned(), Arc::new(Access { deny, ..access }));
-            }
-        }
-        policies
-    }
-
-    fn policy(
-        &mut self,
-        name: &str,
-        config: &PolicyConfig,
-        verifiers: &Verifiers,
-    ) -> Option<Access> {
-        let prefix = format!("policies.{name}");
-        let at = |key: &str| format!("{prefix}.{key}");
-        let sources = self.take(&at("credentials"), Sources::compile(&config.credentials));
-        let ambient = sources.as_ref().is_some_and(Sources::ambient);
-        let origins = self.take(&prefix, Origins::compile(config.origins.as_ref(), ambient));
-        let rule = self.take(
-            &prefix,
-            Rule::compile(config.require.as_deref()).map_err(|problem| vec![problem]),
-        );
-        let codes = self.take(&at("codes"), config.codes.resolve());
-        let reject_message = self.message(
-            &at("reject_message"),
-            config.reject_message.as_deref(),
-            &["reason", "request"],
-        );
-        let accept_message = self.message(
-            &at("accept_message"),
-            config.accept_message.as_deref(),
-            &["identity", "request", "message"],
-        );
-        let sources = sources?;
-        let chains = (0..config.credentials.len())
-            .map(|index| {
-                let named = sources.verifiers(index).iter().filter_map(|name| verifiers.get(name));
-                Chain::new(named.cloned().collect())
-            })
-            .collect();
-        Some(Access {
-            name: name.into(),
-            deny: false,
-            sources,
-            chains,
-            anonymous: config.anonymous,
-            origins: origins?,
-            rule: rule?,
-            reject: config.reject,
-            codes: codes?,
-            reject_message,
-            accept_message,
-        })
-    }
-
-    fn message(&mut self, path: &str, source: Option<&str>, known: &[&str]) -> Option<Expression> {
-        match Expression::compile(source?, known) {
-            Ok(expression) => Some(expression),
-            Err(error) => {
-                self.problems.push(Problem::new(path, error.to_string()));
-                None
-            }
-        }
-    }
-
-    fn routes(&mut self, policies: &Policies, metrics: &Metrics) -> Vec<(RoutePattern, Arc<Plan>)> {
-        let mut routes = Vec::new();
-        for (index, config) in self.file.routes.iter().enumerate() {
-            let prefix = format!("routes[{index}]");
-            let pattern =
-                self.take(&prefix, RoutePattern::parse(config.host.as_deref(), &config.path.0));
-            let plan = self.route(&prefix, config, policies, metrics);
-            if let (Some(pattern), Some(plan)) = (pattern, plan) {
-                routes.push((pattern, Arc::new(plan)));
-            }
-        }
-        routes
-    }
-
-    fn route(
-        &mut self,
-        prefix: &str,
-        config: &RouteConfig,
-        policies: &Policies,
-        metrics: &Metrics,
-    ) -> Option<Plan> {
-        let limits = self.file.limits.with(&config.limits);
-        let identity = config.identity.as_ref();
-        let identity_prefix =
-            if identity.is_some() { format!("{prefix}.identity") } else { "identity".to_owned() };
-        let identity = self.take(
-            &identity_prefix,
-            IdentityHeaders::compile(identity.unwrap_or(&self.file.identity)),
-        );
-        let upstream = config.upstream.as_ref().map(|upstream| {
-            self.take(&format!("{prefix}.upstream"), Endpoint::build(upstream, self.base))
-        });
-        let upstream = match upstream {
-            None => None,
-            Some(endpoint) => {
-                let endpoint = Arc::new(endpoint?);
-                let http =
-                    HttpClient::new(Arc::clone(&endpoint), limits.upstream_connect_timeout.0);
-                Some(Upstream { endpoint, http })
-            }
-        };
-        // Names that do not resolve have been reported by `config` already.
-        let access = policies.get(&config.policy)?;
-        let lifetime = self
-            .file
-            .policies
-            .get(&config.policy)
-            .map(|policy| policy.lifetime.clone())
-            .unwrap_or_default();
-        let name = route_name(config);
-        let own_codes =
-            [access.codes.unauthorized, access.codes.expired, access.codes.forbidden, 4029];
-        Some(Plan {
-            access: Arc::clone(access),
-            upstream,
-            identity: identity?,
-            subprotocols: config.subprotocols.clone(),
-            live: Arc::new(live_limits(&limits, LiveLimits::of(&lifetime))),
-            metrics: self.take(
-                prefix,
-                metrics.route(&name).map_err(|error| vec![Problem::new("name", error.to_string())]),
-            )?,
-            rate: NonZeroU32::new(limits.handshakes_per_ip).map(RateLimiter::new),
-            own_codes,
-            limits,
-            name,
-        })
-    }
-}
-
-fn live_limits(limits: &LimitsConfig, lifetime: LiveLimits) -> LiveLimits {
-    let lifetime =
-        lifetime.with(limits.idle_timeout.0, limits.ping_interval.0, limits.stall_timeout.0);
-    let per_subject = (limits.connections_per_subject != 0).then_some(SubjectLimit {
-        most: limits.connections_per_subject,
-        close_oldest: limits.on_subject_limit == OnSubjectLimit::CloseOldest,
-    });
-    LiveLimits { per_subject, ..lifetime }
-}
-
-/// The route's label: its name, or host and path as written.
-fn route_name(config: &RouteConfig) -> Arc<str> {
-    match &config.name {
-        Some(name) => name.as_str().into(),
-        None => {
-            let host = config.host.as_deref().unwrap_or_default();
-            format!("{host}{}", config.path.0.join(",")).into()
-        }
-    }
-}
-
 impl Plan {
     /// `limits.auth_timeout`.
     pub fn auth_timeout(&self) -> Duration {
@@ -391,6 +109,5 @@ impl Plan {
 
 /// An encoded text frame from sockgate to a client.
 pub(super) fn text_frame(text: &str) -> Bytes {
-    crate::relay::frame::encode_frame(crate::relay::frame::Opcode::TEXT, text.as_bytes(), None)
-        .into()
+    encode_frame(Opcode::TEXT, text.as_bytes(), None).into()
 }

@@ -53,7 +53,7 @@ impl Upgrade<'_> {
                 Ok(Shown::Nothing) => return self.ask_for_message(),
                 Err(reason) => return self.refuse(reason, presented),
             };
-        let admitted = match admission::admit(&self.exchange, &identity, Carrier::Socket) {
+        let admitted = match admission::admit(&self.exchange, &identity, Carrier::Socket, None) {
             Ok(admitted) => admitted,
             Err(reason) => return self.refuse(reason, presented),
         };
