@@ -118,6 +118,11 @@ impl Pipe {
             Ok(None) => return Next::Hungry,
             Err(_) => return Next::Violation(Reason::ProtocolError),
         };
+        // RFC 6455 §5.1: a client masks and a server does not. The rest of a head
+        // is for the peer to judge; this is what keeps proxies apart from scripts.
+        if header.mask.is_some() != (rules.direction == Direction::Up) {
+            return Next::Violation(Reason::ProtocolError);
+        }
         let payload = &bytes[header.len..];
         if header.opcode.is_control() {
             if header.opcode == Opcode::CLOSE && header.payload >= 2 && payload.len() < 2 {

@@ -8,29 +8,29 @@ use super::*;
 use crate::relay::frame::encode_ping;
 use crate::relay::{Direction, TapVerdict};
 
-/// Any frame at all, sensible or not; its length in any form that can hold it.
-fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+/// Any frame at all, sensible or not, but for the mask, which `direction` wants
+/// or forbids; its length in any form that can hold it.
+fn any_frame(direction: Direction) -> impl Strategy<Value = Vec<u8>> {
     let length = prop_oneof![0usize..20, 100usize..140, 1000usize..3000, 65_530usize..66_000];
-    (any::<u8>(), any::<Option<[u8; 4]>>(), length, 0u8..3).prop_map(
-        |(first, mask, length, form)| {
-            let masked = if mask.is_some() { 0x80 } else { 0 };
-            let mut frame = vec![first];
-            match form {
-                0 if length < 126 => frame.push(masked | length as u8),
-                0 | 1 if length < 65_536 => {
-                    frame.push(masked | 126);
-                    frame.extend((length as u16).to_be_bytes());
-                }
-                _ => {
-                    frame.push(masked | 127);
-                    frame.extend((length as u64).to_be_bytes());
-                }
+    (any::<u8>(), any::<[u8; 4]>(), length, 0u8..3).prop_map(move |(first, mask, length, form)| {
+        let mask = (direction == Direction::Up).then_some(mask);
+        let masked = if mask.is_some() { 0x80 } else { 0 };
+        let mut frame = vec![first];
+        match form {
+            0 if length < 126 => frame.push(masked | length as u8),
+            0 | 1 if length < 65_536 => {
+                frame.push(masked | 126);
+                frame.extend((length as u16).to_be_bytes());
             }
-            frame.extend(mask.iter().flatten());
-            frame.extend((0..length).map(|index| (index * 7 + usize::from(first)) as u8));
-            frame
-        },
-    )
+            _ => {
+                frame.push(masked | 127);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        frame.extend(mask.iter().flatten());
+        frame.extend((0..length).map(|index| (index * 7 + usize::from(first)) as u8));
+        frame
+    })
 }
 
 async fn write_in_pieces(mut stream: impl AsyncWrite + Unpin, bytes: &[u8], pieces: Vec<usize>) {
@@ -99,8 +99,8 @@ proptest! {
 
     #[test]
     fn frames_pass_byte_for_byte_under_any_segmentation(
-        up in vec(any_frame(), 1..12),
-        down in vec(any_frame(), 1..12),
+        up in vec(any_frame(Direction::Up), 1..12),
+        down in vec(any_frame(Direction::Down), 1..12),
         client_pieces in vec(1usize..5000, 1..8),
         upstream_pieces in vec(1usize..100_000, 1..8),
         capacity in prop_oneof![20usize..100, 100usize..5000, 60_000usize..200_000],

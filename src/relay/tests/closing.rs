@@ -267,6 +267,24 @@ async fn an_impossible_frame_is_closed_with_1002_from_the_boundary_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_frame_masked_the_wrong_way_is_closed_with_1002() {
+    let mut rig = rig();
+    put(&mut rig.client, &[text("fine", Some(MASK)), text("bare", None)].concat()).await;
+    let got = arrived(&mut rig.upstream).await;
+    assert_eq!(assert_closed(&got, 1002, "Protocol error", true), 1);
+    assert_closed(&arrived(&mut rig.client).await, 1002, "Protocol error", false);
+    drop((rig.client, rig.upstream));
+    let reason = Some(Reason::ProtocolError);
+    assert_eq!(rig.ended.await.unwrap(), ended(Sockgate, 1002, reason));
+
+    let mut rig = self::rig();
+    put(&mut rig.upstream, &text("masked", Some(MASK))).await;
+    assert_closed(&arrived(&mut rig.client).await, 1002, "Protocol error", false);
+    drop((rig.client, rig.upstream));
+    assert_eq!(rig.ended.await.unwrap(), ended(Sockgate, 1002, reason));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_close_waits_behind_bytes_that_a_slow_client_has_yet_to_take() {
     let mut rig = Setup { capacity: Some(1000), ..Setup::default() }.start();
     let sent = encode_frame(Opcode::BINARY, &[3; 2500], None);
