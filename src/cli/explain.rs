@@ -46,7 +46,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     // Every verifier of this version works without a network: `--live` adds nothing yet.
     let _ = arguments.live;
-    let question = question(&arguments)?;
+    let question = match question(&arguments) {
+        Ok(question) => question,
+        // Not 1: nothing was refused.
+        Err(error) => {
+            eprintln!("sockgate: {error:#}");
+            return Ok(ExitCode::from(UNUSABLE));
+        }
+    };
     let metrics = Metrics::new()?;
     let built = match pipeline::build(&loaded, &metrics, None) {
         Ok(built) => built,

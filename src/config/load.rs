@@ -50,7 +50,10 @@ impl LoadError {
         for problem in further {
             let follows = |path: &String| leads_to(path, &problem.path);
             let touched = |path: &String| follows(path) || leads_to(&problem.path, path);
-            let told = self.problems.iter().any(|told| told.path == problem.path);
+            // An upstream that is written as a string is its URL.
+            let path = problem.path.strip_suffix(".url").unwrap_or(&problem.path);
+            let told = |told: &Problem| told.path == problem.path || told.path == path;
+            let told = self.problems.iter().any(told);
             if !told && !self.broken.iter().any(touched) {
                 self.problems.push(problem);
             }
