@@ -1,9 +1,9 @@
 //! Frame headers (RFC 6455 §5.2): following them through a byte stream without
 //! touching payload, and writing the few frames that sockgate itself sends.
 //!
-//! Nothing here judges a frame. Reserved opcodes and bits, missing masks and
-//! oversized control frames are for the peer to refuse; only a length that
-//! cannot exist is an error, since no boundary can be found behind it.
+//! Nothing here judges a frame. Reserved opcodes and bits, and oversized control
+//! frames are for the peer to refuse; only a length that cannot exist is an
+//! error, since no boundary can be found behind it.
 
 /// The longest header: 2 bytes, a 64-bit length, a mask.
 pub const MAX_HEADER: usize = 14;

@@ -90,7 +90,8 @@ async fn a_reply_waits_for_the_end_of_the_upstreams_message() {
 
 #[tokio::test(start_paused = true)]
 async fn messages_that_cannot_be_taken_pass_unchanged() {
-    let large = encode_frame(Opcode::TEXT, format!("auth{}", "x".repeat(300)).as_bytes(), None);
+    let large =
+        encode_frame(Opcode::TEXT, format!("auth{}", "x".repeat(300)).as_bytes(), Some(MASK));
     let grows = [
         unfinished(text("auth", Some(MASK))),
         unfinished(encode_frame(Opcode::CONTINUATION, &[b'x'; 150], Some(MASK))),
