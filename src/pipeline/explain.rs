@@ -137,7 +137,9 @@ async fn narrate(
     }
     let finding = exchange.find();
     exchange.clean();
-    tell_credentials(narrator, &finding, &names(&plan.access.name));
+    let first_message = plan.access.sources.message().filter(|_| is_upgrade);
+    let first_message = first_message.map(|source| source.index());
+    tell_credentials(narrator, &finding, first_message, &names(&plan.access.name));
     let readable = |reason: Reason| refusal(&exchange, is_upgrade, reason);
     let identity = identify(narrator, &exchange, finding, message.as_deref(), is_upgrade)
         .await
@@ -155,9 +157,16 @@ async fn narrate(
     Ok(())
 }
 
-fn tell_credentials(narrator: &mut Narrator, finding: &Finding, names: &[String]) {
+/// `first_message` is the index of the source that an upgrade without any other
+/// credential is asked for.
+fn tell_credentials(
+    narrator: &mut Narrator,
+    finding: &Finding,
+    first_message: Option<usize>,
+    names: &[String],
+) {
     let (decided, said) = match finding {
-        Finding::Absent => (names.len(), "absent"),
+        Finding::Absent => (first_message.unwrap_or(names.len()), "asked for, decides"),
         Finding::Present(presented) => (presented.index, "present, decides"),
         Finding::Refused { index, reason, .. } => (*index, reason.label()),
     };
