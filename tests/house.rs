@@ -3,6 +3,8 @@
 //!
 //! Read are `crate::`, `super::` and `sockgate::` paths, outside of test code.
 
+#![expect(clippy::expect_used, reason = "all of it is test code")]
+
 #[path = "house/scan.rs"]
 mod scan;
 
