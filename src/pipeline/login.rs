@@ -19,10 +19,10 @@ use super::upgrade::{Failure, dial, greeting};
 use crate::clock;
 use crate::close::Reason;
 use crate::connection::Carrier;
-use crate::credential::{LoginMessage, MessageFormat, Presented};
+use crate::credential::{LoginMessage, LoginWatch, MessageFormat, Presented};
 use crate::identity::Identity;
 use crate::relay::frame::{Opcode, encode_frame};
-use crate::relay::{Endpoint, EndpointError, FirstMessage, Tap, TapVerdict};
+use crate::relay::{Endpoint, EndpointError, FirstMessage, Tap, TapVerdict, Watch};
 use crate::stream::Stream;
 use crate::telemetry::Record;
 use crate::upstream::Upgraded;
@@ -227,5 +227,22 @@ impl Tap for LoginTap {
                 }
             }
         })
+    }
+    fn watch(&self) -> Option<Box<dyn Watch>> {
+        let watch = self.plan.access.sources.message()?.watch()?;
+        let code = Reason::AuthMessageTooLarge.close_code(&self.plan.access.codes);
+        Some(Box::new(LargeLogin { watch, code }))
+    }
+}
+
+/// Recognises a second login that is larger than a login may be.
+struct LargeLogin {
+    watch: LoginWatch,
+    code: u16,
+}
+
+impl Watch for LargeLogin {
+    fn follow(&mut self, payload: &[u8]) -> Option<(Reason, u16)> {
+        self.watch.is_login(payload).then_some((Reason::AuthMessageTooLarge, self.code))
     }
 }
