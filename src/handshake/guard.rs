@@ -109,7 +109,7 @@ impl HeadGuard {
             Some(end) if end > self.limits.header_bytes => Err(Reason::LimitHeader),
             Some(end) => head::read(&self.ahead[..end]).map(|framing| (end, framing)),
             None if self.ahead.len() > self.limits.header_bytes => Err(Reason::LimitHeader),
-            None if head::is_hopeless(&self.ahead) => Err(Reason::ProtocolError),
+            None if head::is_hopeless(&self.ahead, scanned) => Err(Reason::ProtocolError),
             None => return None,
         };
         Some(match verdict {
