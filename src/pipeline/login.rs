@@ -45,7 +45,7 @@ struct LoggedIn {
     identity: Arc<Identity>,
     admitted: Admitted,
     message: Value,
-    forwarded: Option<Vec<u8>>,
+    forwarded: Option<(Opcode, Vec<u8>)>,
 }
 
 /// Why a client does not get in.
@@ -89,8 +89,8 @@ impl Login {
                 return self.end(client, Reason::UpstreamRefused.into()).await;
             }
         };
-        if let Some(payload) = forwarded
-            && send_up(&mut upstream, &payload).await.is_err()
+        if let Some((opcode, payload)) = forwarded
+            && send_up(&mut upstream, opcode, &payload).await.is_err()
         {
             return self.end(client, Reason::UpstreamUnavailable.into()).await;
         }
@@ -119,6 +119,8 @@ impl Login {
         let mut variables = self.exchange.variables(Some(&identity), |_| source.rewrites());
         variables.insert("message", parsed.clone());
         let forwarded = source.forwarded(&payload, &parsed, &variables)?;
+        let opcode = if text { Opcode::TEXT } else { Opcode::BINARY };
+        let forwarded = forwarded.map(|payload| (opcode, payload));
         Ok(LoggedIn { identity, admitted, message: parsed, forwarded })
     }
 
@@ -154,8 +156,7 @@ fn ending(error: EndpointError) -> Ending {
 }
 
 /// Sends a message to the upstream ahead of the relay.
-async fn send_up(upstream: &mut Upgraded, payload: &[u8]) -> std::io::Result<()> {
-    let opcode = if std::str::from_utf8(payload).is_ok() { Opcode::TEXT } else { Opcode::BINARY };
+async fn send_up(upstream: &mut Upgraded, opcode: Opcode, payload: &[u8]) -> std::io::Result<()> {
     let frame = encode_frame(opcode, payload, Some(rand::random()));
     upstream.stream.write_all(&frame).await?;
     upstream.stream.flush().await
