@@ -315,3 +315,18 @@ fn a_large_message_that_is_no_login_passes() {
     let message = format!("{{\"type\":\"chat\",\"text\":\"{}\"}}", "auth".repeat(9_000));
     assert_eq!(after_second_login(&gate, &frame(0x81, message.as_bytes())), (1, message.into()));
 }
+
+#[test]
+fn an_upload_that_moves_may_take_longer_than_the_body_timeout() {
+    let gate = Gate::start(upstream(echo), "http_body_timeout: 1s");
+    let mut moves = gate.connect();
+    moves.send("POST /page HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
+    for _ in 0..5 {
+        thread::sleep(Duration::from_millis(500));
+        moves.send("x");
+    }
+    assert_eq!(moves.status(), 200);
+    let mut stalls = gate.connect();
+    stalls.send("POST /page HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nxx");
+    assert!(matches!(stalls.status(), 502 | 504));
+}

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -81,11 +81,11 @@ impl Plain<'_> {
         let Admitted { permit, place } = admitted;
         let exchange = &self.exchange;
         let upstream = exchange.plan.upstream.as_ref().ok_or(Reason::Forbidden)?;
-        let request = self.request(&identity, body)?;
-        let deadline = exchange.plan.limits.http_body_timeout.limit();
+        let progress = Progress::default();
+        let request = self.request(&identity, body, &progress)?;
         let sending = upstream.http.send(&permit, request);
-        let sent = match deadline {
-            Some(deadline) => tokio::time::timeout(deadline, sending).await.map_err(|_| {
+        let sent = match exchange.plan.limits.http_body_timeout.limit() {
+            Some(limit) => progress.watch(limit, sending).await.map_err(|Stalled| {
                 exchange.plan.metrics.upstream_error("timeout");
                 Reason::UpstreamTimeout
             })?,
@@ -111,12 +111,20 @@ impl Plain<'_> {
             && opening.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
     }
 
-    fn request(&self, identity: &Identity, body: Incoming) -> Result<Request<RequestBody>, Reason> {
+    fn request(
+        &self,
+        identity: &Identity,
+        body: Incoming,
+        progress: &Progress,
+    ) -> Result<Request<RequestBody>, Reason> {
         let exchange = &self.exchange;
         let headers = exchange.upstream_headers(identity)?;
         let timeout = exchange.plan.limits.http_body_timeout.limit();
         let body: RequestBody = match timeout {
-            Some(limit) => PacedBody { inner: body, limit, sleep: None }.boxed_unsync(),
+            Some(limit) => {
+                PacedBody { inner: body, limit, sleep: None, progress: progress.clone() }
+                    .boxed_unsync()
+            }
             None => body.map_err(Into::into).boxed_unsync(),
         };
         let mut request = Request::builder()
@@ -199,11 +207,53 @@ impl http_body::Body for StreamedBody {
     }
 }
 
+/// When a request's body last moved; before it has, when the request began.
+#[derive(Clone)]
+struct Progress(Arc<Mutex<Instant>>);
+
+/// Nothing moved for too long.
+struct Stalled;
+
+impl Default for Progress {
+    fn default() -> Progress {
+        Progress(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl Progress {
+    fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Waits for `sending`, up to `limit` beyond the last progress of the body:
+    /// a long upload may take longer than that in all.
+    async fn watch<T>(
+        &self,
+        limit: Duration,
+        sending: impl Future<Output = T>,
+    ) -> Result<T, Stalled> {
+        let mut sending = std::pin::pin!(sending);
+        loop {
+            let due = self.last() + limit;
+            match tokio::time::timeout_at(due, sending.as_mut()).await {
+                Ok(sent) => return Ok(sent),
+                Err(_) if self.last() + limit <= due => return Err(Stalled),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
 /// A request body that must make progress.
 struct PacedBody {
     inner: Incoming,
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
+    progress: Progress,
 }
 
 impl http_body::Body for PacedBody {
@@ -218,6 +268,7 @@ impl http_body::Body for PacedBody {
         match Pin::new(&mut this.inner).poll_frame(context) {
             Poll::Ready(frame) => {
                 this.sleep = None;
+                this.progress.note();
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Poll::Pending => {
