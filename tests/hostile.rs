@@ -330,3 +330,11 @@ fn an_upload_that_moves_may_take_longer_than_the_body_timeout() {
     stalls.send("POST /page HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nxx");
     assert!(matches!(stalls.status(), 502 | 504));
 }
+
+#[test]
+fn a_bad_head_in_the_pipeline_spares_the_request_before_it() {
+    let gate = Gate::start(upstream(echo), "");
+    let mut client = gate.connect();
+    client.send("GET /page HTTP/1.1\r\nHost: a\r\n\r\nGET /page HTTP/1.1\r\nHost : a\r\n\r\n");
+    assert_eq!((client.status(), client.status()), (200, 400));
+}
