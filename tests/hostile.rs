@@ -269,3 +269,72 @@ fn a_public_page_does_not_open_the_way_past_the_unauthenticated_limit() {
         clients.iter_mut().map(|client| client.upgrade("/message/a").status()).collect();
     assert_eq!(statuses, [101, 101, 101, 503, 503]);
 }
+
+/// What a client sees of a second login that it sends as `frames`.
+fn after_second_login(gate: &Gate, frames: &[u8]) -> (u8, Vec<u8>) {
+    let login = |who| serde_json::json!({ "type": "auth", "token": token(who, 60) }).to_string();
+    let mut client = gate.connect();
+    client.upgrade("/message/a").status();
+    client.send(frame(0x81, login("ada").as_bytes())).send(frame(0x81, b"first"));
+    assert_eq!(client.frame(), (1, b"first".to_vec()));
+    // The gate may close while it is still being sent to.
+    let _ = client.0.write_all(frames);
+    // Parts that say nothing may pass before the message shows what it is.
+    loop {
+        let (opcode, payload) = client.frame();
+        assert!(opcode != 0 || !payload.windows(4).any(|part| part == b"auth"));
+        if opcode == 8 || payload.len() > 100 {
+            return (opcode, payload);
+        }
+    }
+}
+
+#[test]
+fn a_second_login_does_not_reach_the_upstream_by_being_large_or_strange() {
+    let gate = Gate::start(upstream(echo), "");
+    let login = serde_json::json!({ "token": token("eve", 60), "type": "auth" }).to_string();
+    let (begun, end) = login.split_at(5);
+    let fragments =
+        [frame(0x01, begun.as_bytes()), frame(0x00, b"").repeat(3000), frame(0x80, end.as_bytes())];
+    let cases = [
+        frame(0x81, format!("{}{login}", " ".repeat(20_000)).as_bytes()),
+        frame(0x82, format!("{{\"pad\":\"{}\",{}", "x".repeat(99_999), &login[1..]).as_bytes()),
+        [frame(0x01, login.as_bytes()), frame(0x80, &[b' '; 20_000])].concat(),
+        fragments.concat(),
+        frame(0xc1, login.as_bytes()),
+    ];
+    for frames in cases {
+        let (opcode, payload) = after_second_login(&gate, &frames);
+        assert_eq!((opcode, payload.get(..2)), (8, Some(&4001_u16.to_be_bytes()[..])));
+    }
+}
+
+#[test]
+fn a_large_message_that_is_no_login_passes() {
+    let gate = Gate::start(upstream(echo), "");
+    let message = format!("{{\"type\":\"chat\",\"text\":\"{}\"}}", "auth".repeat(9_000));
+    assert_eq!(after_second_login(&gate, &frame(0x81, message.as_bytes())), (1, message.into()));
+}
+
+#[test]
+fn an_upload_that_moves_may_take_longer_than_the_body_timeout() {
+    let gate = Gate::start(upstream(echo), "http_body_timeout: 1s");
+    let mut moves = gate.connect();
+    moves.send("POST /page HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
+    for _ in 0..5 {
+        thread::sleep(Duration::from_millis(500));
+        moves.send("x");
+    }
+    assert_eq!(moves.status(), 200);
+    let mut stalls = gate.connect();
+    stalls.send("POST /page HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nxx");
+    assert!(matches!(stalls.status(), 502 | 504));
+}
+
+#[test]
+fn a_bad_head_in_the_pipeline_spares_the_request_before_it() {
+    let gate = Gate::start(upstream(echo), "");
+    let mut client = gate.connect();
+    client.send("GET /page HTTP/1.1\r\nHost: a\r\n\r\nGET /page HTTP/1.1\r\nHost : a\r\n\r\n");
+    assert_eq!((client.status(), client.status()), (200, 400));
+}

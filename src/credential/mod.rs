@@ -23,7 +23,7 @@ pub use self::config::{
 };
 use self::cookie::CookieSource;
 use self::header::HeaderSource;
-pub use self::message::{LoginMessage, MessageSource};
+pub use self::message::{LoginMessage, LoginWatch, MessageSource};
 use self::query::QuerySource;
 use self::subprotocol::{PairSource, PrefixSource, Role};
 use crate::close::Reason;

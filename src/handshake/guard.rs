@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::header::{HOST, HeaderMap};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -26,14 +27,20 @@ use crate::stream::Stream;
 /// What hyper reads in place of a head that was refused.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
 
+/// The host of the stand-in, by which its request is told from one before it:
+/// hyper reads ahead while it answers.
+const STAND_IN_HOST: &str = "refused.invalid";
+
 /// The verdict on a head, told to whoever answers it.
 #[derive(Debug, Default)]
 pub struct Fault(AtomicU8);
 
 impl Fault {
-    /// The reason to refuse the request with, if its head was refused.
-    pub fn reason(&self) -> Option<Reason> {
-        Reason::from_number(self.0.load(Ordering::Acquire))
+    /// The reason to refuse the request with these `headers` with, if it stands
+    /// for a head that was refused.
+    pub fn reason(&self, headers: &HeaderMap) -> Option<Reason> {
+        let reason = Reason::from_number(self.0.load(Ordering::Acquire))?;
+        headers.get(HOST).is_some_and(|host| host == STAND_IN_HOST).then_some(reason)
     }
 }
 
@@ -109,7 +116,7 @@ impl HeadGuard {
             Some(end) if end > self.limits.header_bytes => Err(Reason::LimitHeader),
             Some(end) => head::read(&self.ahead[..end]).map(|framing| (end, framing)),
             None if self.ahead.len() > self.limits.header_bytes => Err(Reason::LimitHeader),
-            None if head::is_hopeless(&self.ahead) => Err(Reason::ProtocolError),
+            None if head::is_hopeless(&self.ahead, scanned) => Err(Reason::ProtocolError),
             None => return None,
         };
         Some(match verdict {

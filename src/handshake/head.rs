@@ -25,10 +25,11 @@ pub(super) fn end_of_head(bytes: &[u8], scanned: usize) -> Option<usize> {
 }
 
 /// Whether `bytes`, a head that may still grow, already breaks the rules that
-/// need no end: bare CR, bare LF, NUL.
-pub(super) fn is_hopeless(bytes: &[u8]) -> bool {
-    let mut previous = 0;
-    for &byte in bytes {
+/// need no end: bare CR, bare LF, NUL. The first `scanned` bytes do not.
+pub(super) fn is_hopeless(bytes: &[u8], scanned: usize) -> bool {
+    let (seen, new) = bytes.split_at(scanned.min(bytes.len()));
+    let mut previous = seen.last().copied().unwrap_or(0);
+    for &byte in new {
         if byte == 0 || (byte == b'\n') != (previous == b'\r') {
             return true;
         }
@@ -43,7 +44,7 @@ pub(super) fn is_hopeless(bytes: &[u8]) -> bool {
 /// [`Reason::ProtocolError`] for what RFC 9112 forbids or leaves to taste;
 /// [`Reason::LimitHeader`] for too many header fields.
 pub(super) fn read(head: &[u8]) -> Result<Framing, Reason> {
-    if is_hopeless(head) {
+    if is_hopeless(head, 0) {
         return Err(Reason::ProtocolError);
     }
     let folded = head.windows(3).any(|w| w[..2] == *b"\r\n" && matches!(w[2], b' ' | b'\t'));
@@ -205,6 +206,18 @@ mod tests {
         for lines in refused {
             assert_eq!(head(lines), Err(Reason::ProtocolError), "{lines:?}");
         }
+    }
+
+    #[test]
+    fn what_is_hopeless_is_seen_across_reads() {
+        for bytes in [&b"GET /\n"[..], b"GET / HTTP/1.1\r\nA: b\rc", b"GE\0"] {
+            let first = (0..=bytes.len()).find(|&end| is_hopeless(&bytes[..end], 0));
+            assert_eq!(first, Some(bytes.len()));
+            for scanned in 0..bytes.len() {
+                assert!(is_hopeless(bytes, scanned), "{scanned}");
+            }
+        }
+        assert!(!is_hopeless(b"GET / HTTP/1.1\r", 3));
     }
 
     #[test]

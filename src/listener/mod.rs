@@ -151,11 +151,14 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Keeps the kernel from growing a socket's send buffer to tens of megabytes
-/// for a peer that does not read: a pod's memory limit counts socket memory.
+/// Keeps the kernel from growing a socket's buffers to tens of megabytes for a
+/// peer that does not read, and for one that sends to such a peer: a pod's
+/// memory limit counts socket memory.
 pub fn bound_buffers(stream: &TcpStream) {
-    // Linux doubles the figure; best effort, since only memory is at stake.
-    let _ = SockRef::from(stream).set_send_buffer_size(128 * 1024);
+    // Linux doubles the figures; best effort, since only memory is at stake.
+    let socket = SockRef::from(stream);
+    let _ = socket.set_send_buffer_size(128 * 1024);
+    let _ = socket.set_recv_buffer_size(256 * 1024);
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

@@ -19,10 +19,10 @@ use super::upgrade::{Failure, dial, greeting};
 use crate::clock;
 use crate::close::Reason;
 use crate::connection::Carrier;
-use crate::credential::{LoginMessage, MessageFormat, Presented};
+use crate::credential::{LoginMessage, LoginWatch, MessageFormat, Presented};
 use crate::identity::Identity;
 use crate::relay::frame::{Opcode, encode_frame};
-use crate::relay::{Endpoint, EndpointError, FirstMessage, Tap, TapVerdict};
+use crate::relay::{Endpoint, EndpointError, FirstMessage, Tap, TapVerdict, Watch};
 use crate::stream::Stream;
 use crate::telemetry::Record;
 use crate::upstream::Upgraded;
@@ -45,8 +45,7 @@ struct LoggedIn {
     identity: Arc<Identity>,
     admitted: Admitted,
     message: Value,
-    forwarded: Option<Vec<u8>>,
-    text: bool,
+    forwarded: Option<(Opcode, Vec<u8>)>,
 }
 
 /// Why a client does not get in.
@@ -90,8 +89,8 @@ impl Login {
                 return self.end(client, Reason::UpstreamRefused.into()).await;
             }
         };
-        if let Some(payload) = forwarded
-            && send_up(&mut upstream, &payload, text).await.is_err()
+        if let Some((opcode, payload)) = forwarded
+            && send_up(&mut upstream, opcode, &payload).await.is_err()
         {
             return self.end(client, Reason::UpstreamUnavailable.into()).await;
         }
@@ -120,8 +119,10 @@ impl Login {
         let mut variables = self.exchange.variables(Some(&identity), |_| source.rewrites());
         variables.insert("message", parsed.clone());
         let forwarded = source.forwarded(&payload, &parsed, &variables)?;
-        let text = text || source.rewrites();
-        Ok(LoggedIn { identity, admitted, message: parsed, forwarded, text })
+        // What an expression gives is text, whatever it replaces.
+        let opcode = if text || source.rewrites() { Opcode::TEXT } else { Opcode::BINARY };
+        let forwarded = forwarded.map(|payload| (opcode, payload));
+        Ok(LoggedIn { identity, admitted, message: parsed, forwarded })
     }
 
     async fn end(self: Box<Self>, client: Endpoint, ending: Ending) {
@@ -156,8 +157,7 @@ fn ending(error: EndpointError) -> Ending {
 }
 
 /// Sends a message to the upstream ahead of the relay.
-async fn send_up(upstream: &mut Upgraded, payload: &[u8], text: bool) -> std::io::Result<()> {
-    let opcode = if text { Opcode::TEXT } else { Opcode::BINARY };
+async fn send_up(upstream: &mut Upgraded, opcode: Opcode, payload: &[u8]) -> std::io::Result<()> {
     let frame = encode_frame(opcode, payload, Some(rand::random()));
     upstream.stream.write_all(&frame).await?;
     upstream.stream.flush().await
@@ -229,5 +229,22 @@ impl Tap for LoginTap {
                 }
             }
         })
+    }
+    fn watch(&self) -> Option<Box<dyn Watch>> {
+        let watch = self.plan.access.sources.message()?.watch()?;
+        let code = Reason::AuthMessageTooLarge.close_code(&self.plan.access.codes);
+        Some(Box::new(LargeLogin { watch, code }))
+    }
+}
+
+/// Recognises a second login that is larger than a login may be.
+struct LargeLogin {
+    watch: LoginWatch,
+    code: u16,
+}
+
+impl Watch for LargeLogin {
+    fn follow(&mut self, payload: &[u8]) -> Option<(Reason, u16)> {
+        self.watch.is_login(payload).then_some((Reason::AuthMessageTooLarge, self.code))
     }
 }

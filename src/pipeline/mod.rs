@@ -48,7 +48,7 @@ pub type IpSlot = policy::Slot<IpKey>;
 /// Answers one request. A 101 leaves what follows it on the link.
 pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>) -> Response<Body> {
     // Read before anything is awaited: the verdict is on this very head.
-    let fault = link.fault.reason();
+    let fault = link.fault.reason(request.headers());
     let plans = gate.plans.load_full();
     let (head, body) = request.into_parts();
     let client = plans.proxies.client(link.peer, link.tls, &head.headers);

@@ -27,6 +27,19 @@ pub trait Tap: Send {
         message: Vec<u8>,
         text: bool,
     ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>>;
+
+    /// Follows a message that is too large or too strange to be held; its last
+    /// bytes can still be kept from the upstream.
+    fn watch(&self) -> Option<Box<dyn Watch>> {
+        None
+    }
+}
+
+/// Follows a message that a [`Tap`] cannot be shown whole.
+pub trait Watch: Send {
+    /// Reads on; reason and code to close with once the message turns out to be
+    /// one that the tap would have taken.
+    fn follow(&mut self, payload: &[u8]) -> Option<(Reason, u16)>;
 }
 
 /// What comes of a message that a [`Tap`] took.
@@ -54,6 +67,11 @@ pub(super) struct Assembly {
     /// Raw frames of the message so far, while it may still be taken.
     raw: Vec<u8>,
     state: State,
+    /// Follows the message that is passed on.
+    watch: Option<Box<dyn Watch>>,
+    /// The current frame's mask, and how much of its payload was seen.
+    mask: [u8; 4],
+    offset: usize,
     /// The current frame is the last of its message.
     last: bool,
     verdict: Option<Verdict>,
@@ -77,6 +95,9 @@ impl Assembly {
             tap,
             raw: Vec::new(),
             state: State::Between,
+            watch: None,
+            mask: [0; 4],
+            offset: 0,
             last: false,
             verdict: None,
             reply: None,
@@ -116,6 +137,13 @@ impl Assembly {
         let stop = loop {
             let inside = !pipe.scanner.at_boundary();
             let payload = pipe.scanner.payload(bytes.len() - read);
+            if self.spots(pipe, &bytes[read..read + payload]) {
+                // The upstream has the beginning of a message without an end.
+                pipe.cut = true;
+                pipe.discard();
+                read += payload;
+                break Stop::Boundary;
+            }
             self.place(pipe, &bytes[read..read + payload]);
             read += payload;
             if pipe.data && payload > 0 {
@@ -141,6 +169,10 @@ impl Assembly {
                     let (head, rest) = bytes[read..].split_at(header.len);
                     pipe.enter(&header, rest, rules);
                     self.frame_begins(pipe, &header);
+                    if self.is_judging() {
+                        read += header.len;
+                        break Stop::Boundary;
+                    }
                     self.place(pipe, head);
                     read += header.len;
                     if header.payload == 0 && self.frame_ends(pipe) {
@@ -161,6 +193,33 @@ impl Assembly {
         }
     }
 
+    /// Whether the message that is passed on turns out to be one for the tap.
+    fn spots(&mut self, pipe: &Pipe, payload: &[u8]) -> bool {
+        let Some(watch) = self.watch.as_mut().filter(|_| pipe.data && !payload.is_empty()) else {
+            return false;
+        };
+        let mut payload = payload.to_vec();
+        apply_mask(&mut payload, self.mask, self.offset);
+        self.offset = (self.offset + payload.len()) % 4;
+        let Some((reason, code)) = watch.follow(&payload) else { return false };
+        self.verdict = Some(Box::pin(std::future::ready(TapVerdict::Close { reason, code })));
+        true
+    }
+
+    /// The message cannot be held: it is passed on, under watch.
+    fn outgrow(&mut self, pipe: &mut Pipe) {
+        let raw = self.release();
+        self.watch = self.tap.watch();
+        let (begun, _) = unwrap(&raw);
+        (self.mask, self.offset) = ([0; 4], 0);
+        if self.spots(pipe, &begun) {
+            // Nothing of it has been passed on, and nothing will be.
+            pipe.withheld = true;
+        } else {
+            pipe.insert(&raw);
+        }
+    }
+
     fn frame_begins(&mut self, pipe: &mut Pipe, header: &Header) {
         self.last = header.fin;
         if header.opcode.is_control() {
@@ -171,18 +230,23 @@ impl Assembly {
             }
             return;
         }
-        if header.opcode != Opcode::CONTINUATION {
-            // A message that begins inside another is the upstream's to refuse.
+        // A message that begins inside another, or in its middle, is the
+        // upstream's to refuse; it may be lenient.
+        if header.opcode != Opcode::CONTINUATION || self.state == State::Between {
             pipe.insert(&self.release());
             self.state = State::Holding;
+            self.watch = None;
         }
         let known = matches!(header.opcode, Opcode::TEXT | Opcode::BINARY | Opcode::CONTINUATION);
         let length = (self.raw.len() + header.len) as u64;
         let fits = length.saturating_add(header.payload) <= self.tap.max_bytes() as u64;
         if self.state == State::Holding && (!known || header.rsv != 0 || !fits) {
-            pipe.insert(&self.release());
+            self.outgrow(pipe);
         }
-        pipe.withheld = self.state == State::Holding;
+        if !self.is_judging() {
+            pipe.withheld = self.state == State::Holding;
+        }
+        (self.mask, self.offset) = (header.mask.unwrap_or_default(), 0);
     }
 
     /// The current frame is complete; true if its message was taken.

@@ -16,7 +16,7 @@ mod scratch;
 #[cfg(test)]
 mod tests;
 
-pub use assembly::{Tap, TapVerdict};
+pub use assembly::{Tap, TapVerdict, Watch};
 pub use control::{Control, Direction, Tally};
 pub use endpoint::{Endpoint, EndpointError, FirstMessage};
 pub use pump::{Ended, Initiator, RelaySettings, relay};

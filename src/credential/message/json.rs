@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::pointer::Pointer;
 use super::probe::{any_at, equal};
+use super::watch::LoginWatch;
 use super::{LoginMessage, strict};
 use crate::close::Reason;
 use crate::credential::config::MessageConfig;
@@ -60,6 +61,14 @@ impl JsonLogin {
             return any_at(text, &self.token, None);
         }
         self.conditions.iter().all(|(pointer, expected)| any_at(text, pointer, Some(expected)))
+    }
+
+    /// [`JsonLogin::matches`], a piece at a time.
+    pub(super) fn watch(&self) -> LoginWatch {
+        if self.conditions.is_empty() {
+            return LoginWatch::new([(&self.token, None)]);
+        }
+        LoginWatch::new(self.conditions.iter().map(|(pointer, value)| (pointer, Some(value))))
     }
 
     pub(super) fn read(&self, payload: &[u8]) -> Result<LoginMessage, Reason> {

@@ -9,10 +9,12 @@ mod probe;
 mod rewrite;
 mod strict;
 mod text;
+mod watch;
 
 use serde_json::Value;
 
 use self::json::JsonLogin;
+pub use self::watch::LoginWatch;
 use super::config::{ForwardConfig, ForwardWord, MessageConfig, MessageFormat};
 use crate::close::Reason;
 use crate::expression::{Expression, Variables};
@@ -119,6 +121,14 @@ impl MessageSource {
         match &self.dialect {
             Dialect::Json(login) => login.matches(payload),
             Dialect::Text => false,
+        }
+    }
+
+    /// The same for a message that is too large to be seen whole.
+    pub fn watch(&self) -> Option<LoginWatch> {
+        match &self.dialect {
+            Dialect::Json(login) => Some(login.watch()),
+            Dialect::Text => None,
         }
     }
 

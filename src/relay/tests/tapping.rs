@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::close::Reason;
-use crate::relay::{Initiator, TapVerdict};
+use crate::relay::{Initiator, TapVerdict, Watch};
 
 type Taken = Arc<Mutex<Vec<(Vec<u8>, bool)>>>;
 
@@ -37,6 +37,10 @@ impl Tap for Auth {
                 TapVerdict::Continue { reply: Some(super::text("welcome", None).into()) }
             }
         })
+    }
+
+    fn watch(&self) -> Option<Box<dyn Watch>> {
+        Some(Box::new(HasX))
     }
 }
 
@@ -100,13 +104,57 @@ async fn messages_that_cannot_be_taken_pass_unchanged() {
     .concat();
     let mut compressed = text("auth", Some(MASK));
     compressed[0] |= 0x40;
-    let stray = encode_frame(Opcode::CONTINUATION, b"auth", Some(MASK));
-    for sent in [large, grows, compressed, stray] {
+    for sent in [large, grows, compressed] {
         let (mut rig, taken) = tapped();
         put(&mut rig.client, &[&sent[..], &text("other", Some(MASK))].concat()).await;
         let got = arrived(&mut rig.upstream).await;
         assert_eq!(got, [&sent[..], &text("other", Some(MASK))].concat());
         assert!(taken.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stray_continuation_is_taken_as_a_lenient_upstream_would() {
+    let (mut rig, taken) = tapped();
+    put(&mut rig.client, &encode_frame(Opcode::CONTINUATION, b"auth", Some(MASK))).await;
+    assert!(arrived(&mut rig.upstream).await.is_empty());
+    assert_eq!(*taken.lock().unwrap(), [(b"auth".to_vec(), false)]);
+}
+
+/// Recognises a message by an `X` anywhere.
+struct HasX;
+
+impl Watch for HasX {
+    fn follow(&mut self, payload: &[u8]) -> Option<(Reason, u16)> {
+        payload.contains(&b'X').then_some((Reason::AuthMessageTooLarge, 4001))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_shows_what_it_is_too_late_never_ends_at_the_upstream() {
+    let spaces = [b' '; 300];
+    let late = encode_frame(Opcode::TEXT, &[&spaces[..], b"X!"].concat(), Some(MASK));
+    let early = [
+        unfinished(text("X", Some(MASK))),
+        encode_frame(Opcode::CONTINUATION, &spaces, Some(MASK)),
+    ]
+    .concat();
+    for (sent, begun) in [(late, true), (early, false)] {
+        for cut in (1..sent.len()).step_by(7) {
+            let (mut rig, _) = tapped();
+            put(&mut rig.client, &sent[..cut]).await;
+            idle().await;
+            put(&mut rig.client, &sent[cut..]).await;
+            let close = arrived(&mut rig.client).await;
+            assert_closed(&close, 4001, "Authentication message too large", false);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let got = rest(&mut rig.upstream).await;
+            if begun {
+                assert!(sent.starts_with(&got) && got.len() < sent.len() - 1, "cut at {cut}");
+            } else {
+                assert_closed(&got, 4001, "Authentication message too large", true);
+            }
+        }
     }
 }
 

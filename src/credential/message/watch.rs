@@ -1,0 +1,304 @@
+//! Follows a JSON message that is too large to be held, a piece at a time, for
+//! what [`any_at`](super::probe::any_at) would find in the whole: a login must
+//! not slip past to the upstream because it was padded.
+//!
+//! Lenient as the probe is: a name may occur twice and each occurrence counts,
+//! and text that is no JSON is read as if it were.
+
+use serde_json::Value;
+
+use super::pointer::{Pointer, array_index};
+use super::probe::equal;
+
+/// The conditions of a login, followed through one message.
+pub struct LoginWatch {
+    conditions: Vec<Condition>,
+    depth: usize,
+    lexeme: Lexeme,
+    text: Vec<u8>,
+}
+
+/// What the bytes so far have begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lexeme {
+    None,
+    String { escaped: bool },
+    Literal,
+}
+
+struct Condition {
+    tokens: Box<[Box<str>]>,
+    expected: Option<Value>,
+    /// The containers from the root on that lie on the pointer's way.
+    way: Vec<Step>,
+    found: bool,
+}
+
+struct Step {
+    is_array: bool,
+    index: usize,
+    expects_name: bool,
+    /// The current member is the one that the pointer names.
+    here: bool,
+}
+
+/// The longest string or literal that is compared; a longer one is nothing that
+/// a pointer or a condition of a sane size says.
+const LONGEST: usize = 4096;
+
+impl LoginWatch {
+    pub(super) fn new<'a>(
+        conditions: impl IntoIterator<Item = (&'a Pointer, Option<&'a Value>)>,
+    ) -> LoginWatch {
+        let conditions = conditions
+            .into_iter()
+            .map(|(pointer, expected)| Condition {
+                tokens: pointer.tokens().into(),
+                expected: expected.cloned(),
+                way: Vec::new(),
+                found: false,
+            })
+            .collect();
+        LoginWatch { conditions, depth: 0, lexeme: Lexeme::None, text: Vec::new() }
+    }
+
+    /// Reads on; whether the message is a login by what came so far.
+    pub fn is_login(&mut self, piece: &[u8]) -> bool {
+        for &byte in piece {
+            self.read(byte);
+        }
+        self.conditions.iter().all(|condition| condition.found)
+    }
+
+    fn read(&mut self, byte: u8) {
+        match (self.lexeme, byte) {
+            (Lexeme::String { escaped: false }, b'"') => self.end_string(),
+            (Lexeme::String { escaped }, _) => {
+                self.lexeme = Lexeme::String { escaped: !escaped && byte == b'\\' };
+                self.keep(byte);
+            }
+            (Lexeme::None | Lexeme::Literal, b'"' | b'{' | b'[' | b'}' | b']' | b',' | b':') => {
+                self.end_literal();
+                self.structure(byte);
+            }
+            (Lexeme::None | Lexeme::Literal, b' ' | b'\t' | b'\r' | b'\n') => self.end_literal(),
+            (Lexeme::None | Lexeme::Literal, _) => {
+                self.lexeme = Lexeme::Literal;
+                self.keep(byte);
+            }
+        }
+    }
+
+    fn keep(&mut self, byte: u8) {
+        if self.text.len() <= LONGEST {
+            self.text.push(byte);
+        }
+    }
+
+    /// The string or literal that has ended, if it can be anything to compare.
+    fn ended(&mut self, quoted: bool) -> Option<Value> {
+        self.lexeme = Lexeme::None;
+        let text = std::mem::take(&mut self.text);
+        if text.len() > LONGEST {
+            return None;
+        }
+        let text = String::from_utf8_lossy(&text);
+        if quoted {
+            serde_json::from_str(&format!("\"{text}\"")).ok()
+        } else {
+            serde_json::from_str(&text).ok()
+        }
+    }
+
+    fn end_string(&mut self) {
+        let value = self.ended(true);
+        for condition in &mut self.conditions {
+            condition.string(self.depth, value.as_ref());
+        }
+    }
+
+    fn end_literal(&mut self) {
+        if self.lexeme == Lexeme::Literal {
+            let value = self.ended(false);
+            for condition in &mut self.conditions {
+                condition.value(self.depth, value.as_ref());
+            }
+        }
+    }
+
+    fn structure(&mut self, byte: u8) {
+        if byte == b'"' {
+            self.lexeme = Lexeme::String { escaped: false };
+            return;
+        }
+        for condition in &mut self.conditions {
+            match byte {
+                b'{' | b'[' => condition.open(self.depth, byte == b'['),
+                b'}' | b']' => condition.close(self.depth),
+                _ => condition.separate(self.depth, byte == b','),
+            }
+        }
+        match byte {
+            b'{' | b'[' => self.depth = self.depth.saturating_add(1),
+            b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+}
+
+impl Condition {
+    /// Whether what comes next at `depth` lies on the pointer's way.
+    fn is_on_way(&self, depth: usize) -> bool {
+        self.way.len() == depth && self.way.last().is_none_or(|step| step.here)
+    }
+
+    fn open(&mut self, depth: usize, is_array: bool) {
+        if !self.is_on_way(depth) {
+            return;
+        }
+        match self.tokens.get(depth) {
+            Some(token) => self.way.push(Step {
+                is_array,
+                index: 0,
+                expects_name: !is_array,
+                here: is_array && array_index(token) == Some(0),
+            }),
+            None => self.found |= self.expected.is_none(),
+        }
+    }
+
+    fn close(&mut self, depth: usize) {
+        if self.way.len() == depth {
+            self.way.pop();
+        }
+    }
+
+    /// A comma, or else a colon.
+    fn separate(&mut self, depth: usize, comma: bool) {
+        if self.way.len() != depth {
+            return;
+        }
+        let token = depth.checked_sub(1).and_then(|last| self.tokens.get(last));
+        let (Some(step), Some(token)) = (self.way.last_mut(), token) else { return };
+        if !comma {
+            step.expects_name = false;
+        } else if step.is_array {
+            step.index += 1;
+            step.here = array_index(token) == Some(step.index);
+        } else {
+            step.expects_name = true;
+            step.here = false;
+        }
+    }
+
+    fn string(&mut self, depth: usize, text: Option<&Value>) {
+        let token = depth.checked_sub(1).and_then(|last| self.tokens.get(last));
+        let inside = self.way.len() == depth;
+        match (self.way.last_mut(), token) {
+            (Some(step), Some(token)) if inside && step.expects_name => {
+                step.here = text.and_then(Value::as_str) == Some(token);
+            }
+            _ => self.value(depth, text),
+        }
+    }
+
+    fn value(&mut self, depth: usize, value: Option<&Value>) {
+        if self.is_on_way(depth) && depth == self.tokens.len() {
+            self.found |= match (&self.expected, value) {
+                (None, _) => true,
+                (Some(expected), Some(value)) => equal(expected, value),
+                (Some(_), None) => false,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::probe::any_at;
+    use super::*;
+
+    fn is_login(pointer: &str, expected: Option<&Value>, text: &str) -> bool {
+        let pointer = Pointer::parse(pointer).unwrap();
+        let mut watch = LoginWatch::new([(&pointer, expected)]);
+        // The outcome does not depend on the pieces.
+        let whole = LoginWatch::new([(&pointer, expected)]).is_login(text.as_bytes());
+        let pieces = text.as_bytes().chunks(1).map(|piece| watch.is_login(piece));
+        assert_eq!(pieces.last().unwrap_or_default(), whole, "{text}");
+        whole
+    }
+
+    #[test]
+    fn a_login_is_seen_before_its_end_in_every_spelling() {
+        let auth = json!("auth");
+        for text in [
+            r#"{"type":"auth""#,
+            r#" {"a":[[{"type":1}]],"b":"\"\\","type" : "\u0061uth""#,
+            r#"{"type":"chat","\u0074ype":"auth""#,
+            r#"{"type":{"type":1},"type":"auth""#,
+            r#"{"n":-1e3,"t":true,"type":"auth""#,
+        ] {
+            assert!(is_login("/type", Some(&auth), text), "{text}");
+        }
+        for text in [
+            r#"{"type":"chat","text":"auth","auth":"type"}"#,
+            r#"{"a":{"type":"auth"}}"#,
+            r#"[{"type":"auth"}]"#,
+            r#"{"text":"{\"type\":\"auth\"}"}"#,
+            r#""type":"auth""#,
+        ] {
+            assert!(!is_login("/type", Some(&auth), text), "{text}");
+        }
+        assert!(is_login("/a/1/b", Some(&json!(2)), r#"{"a":[{"b":2},{"b":2.0}]"#));
+        assert!(!is_login("/a/1/b", Some(&json!(2)), r#"{"a":[{"b":2},{"b":3}]"#));
+        assert!(is_login("/token", None, r#"{"token":{"#));
+        assert!(!is_login("/token", None, r#"{"t":1,"x":["token"]}"#));
+    }
+
+    #[test]
+    fn every_condition_must_be_met() {
+        let (kind, step) = (Pointer::parse("/type").unwrap(), Pointer::parse("/step").unwrap());
+        let (auth, one) = (json!("auth"), json!(1));
+        let watch = || LoginWatch::new([(&kind, Some(&auth)), (&step, Some(&one))]);
+        assert!(watch().is_login(br#"{"step":1,"type":"auth"}"#));
+        assert!(!watch().is_login(br#"{"step":2,"type":"auth"}"#));
+    }
+
+    fn document() -> impl Strategy<Value = Value> {
+        let name = || prop_oneof![Just("type"), Just("a"), Just("0"), Just("q\"\\é")];
+        let leaf = prop_oneof![
+            Just(json!("auth")),
+            Just(json!(null)),
+            any::<i32>().prop_map(|number| json!(number)),
+            name().prop_map(|name| json!(name)),
+        ];
+        leaf.prop_recursive(4, 32, 4, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                prop::collection::vec((name(), inner), 0..4).prop_map(|members| {
+                    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_the_probe_finds(document in document(), deep in any::<bool>()) {
+            let pointer = if deep { "/a/0/type" } else { "/type" };
+            let (text, auth) = (document.to_string(), json!("auth"));
+            let parsed = Pointer::parse(pointer).unwrap();
+            let found = any_at(&text, &parsed, Some(&auth));
+            prop_assert_eq!(is_login(pointer, Some(&auth), &text), found, "{}", text);
+        }
+
+        #[test]
+        fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let pointer = Pointer::parse("/a/0").unwrap();
+            LoginWatch::new([(&pointer, None)]).is_login(&bytes);
+        }
+    }
+}
