@@ -80,7 +80,7 @@ impl Login {
             Err(ending) => return self.end(client, ending).await,
         };
         drop(unauthenticated);
-        let LoggedIn { identity, admitted, message, forwarded, text } = logged_in;
+        let LoggedIn { identity, admitted, message, forwarded } = logged_in;
         let chosen = Some(&self.subprotocol);
         let mut upstream = match dial(&self.exchange, &admitted, &identity, chosen).await {
             Ok(upstream) => upstream,
