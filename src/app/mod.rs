@@ -17,6 +17,7 @@ use crate::connection;
 use crate::listener::{ListenAddress, Listener};
 use crate::pipeline::{self, Built, Gate, Unusable};
 use crate::problem::Problem;
+use crate::relay;
 use crate::reload::Reloader;
 use crate::secret::Secret;
 use crate::telemetry::{Log, LogLevel, Metrics, Telemetry};
@@ -160,7 +161,10 @@ impl App {
         tokio::time::sleep(plans.drain_delay).await;
         self.gate.stop_admitting();
         self.closing.send_replace(true);
-        connection::drain(&self.gate.registry, plans.drain).await;
+        tokio::join!(
+            connection::drain(&self.gate.registry, plans.drain),
+            self.gate.logins_ended(plans.drain + relay::CLOSING),
+        );
         log.event(LogLevel::Info, "drained", &[]);
     }
 

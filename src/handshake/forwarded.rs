@@ -52,8 +52,13 @@ impl TrustedProxies {
                 break;
             }
         }
-        let proto = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
-        let https = match proto.map(|value| value.split(',').next().unwrap_or_default().trim()) {
+        let proto = headers
+            .get_all("x-forwarded-proto")
+            .iter()
+            .next_back()
+            .and_then(|value| value.to_str().ok());
+        // The right-most is the word of the trusted proxy itself.
+        let https = match proto.map(|value| value.rsplit(',').next().unwrap_or_default().trim()) {
             Some(scheme) => ["https", "wss"].iter().any(|s| s.eq_ignore_ascii_case(scheme)),
             None => tls,
         };
@@ -65,8 +70,8 @@ impl TrustedProxies {
         if !self.forwarded_host || !client.trusted {
             return None;
         }
-        let value = headers.get("x-forwarded-host")?.to_str().ok()?;
-        Host::parse(value.split(',').next()?.trim()).ok()
+        let value = headers.get_all("x-forwarded-host").iter().next_back()?.to_str().ok()?;
+        Host::parse(value.rsplit(',').next()?.trim()).ok()
     }
 }
 
@@ -115,6 +120,12 @@ mod tests {
         ];
         let seen = client(&["10.0.0.0/8"], "10.0.0.1", &chain);
         assert_eq!((seen.ip.to_string().as_str(), seen.https), ("203.0.113.9", true));
+    }
+
+    #[test]
+    fn what_a_client_put_in_front_of_a_proxys_word_is_not_believed() {
+        let forged = [("x-forwarded-for", "203.0.113.9"), ("x-forwarded-proto", "https, http")];
+        assert!(!client(&["10.0.0.0/8"], "10.0.0.1", &forged).https);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::login::Login;
 use super::session::Session;
 use super::slots::Slot;
-use crate::relay::Endpoint;
 use crate::relay::frame::Opcode;
+use crate::relay::{CLOSING, Endpoint};
 use crate::stream::Stream;
 
 /// The rest of an upgraded connection's life.
@@ -52,10 +52,10 @@ impl After {
 
 /// Says why not in the client's words, and closes with a code it understands.
 pub(super) async fn refuse(mut client: Endpoint, message: Option<String>, code: u16, text: &str) {
-    if let Some(message) = message
-        && client.send(Opcode::TEXT, message.as_bytes()).await.is_err()
-    {
-        return;
+    if let Some(message) = message {
+        let sending = client.send(Opcode::TEXT, message.as_bytes());
+        // A client that takes nothing hears nothing.
+        let Ok(Ok(())) = tokio::time::timeout(CLOSING, sending).await else { return };
     }
     client.close(code, text).await;
 }

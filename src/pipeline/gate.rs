@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::after::After;
 use super::plan::Plans;
@@ -31,7 +33,10 @@ pub struct Gate {
     /// Connections by client address.
     pub per_ip: policy::Counts<IpKey>,
     unready: AtomicBool,
-    draining: AtomicBool,
+    stopped: watch::Sender<bool>,
+    /// Shared with every client whose first message is awaited: they are in no
+    /// registry, since nobody knows who they are.
+    logins: Arc<()>,
 }
 
 impl Gate {
@@ -46,7 +51,8 @@ impl Gate {
             counts: Arc::default(),
             per_ip: policy::Counts::new(),
             unready: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            stopped: watch::Sender::new(false),
+            logins: Arc::new(()),
         }
     }
 
@@ -63,12 +69,35 @@ impl Gate {
 
     /// From here on nothing new is admitted.
     pub fn stop_admitting(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.stopped.send_replace(true);
     }
 
     /// Whether nothing new is admitted.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        *self.stopped.borrow()
+    }
+
+    /// Waits until nothing new is admitted.
+    pub(super) async fn stopped(&self) {
+        // The sender is ours, so it cannot be gone.
+        let _ = self.stopped.subscribe().wait_for(|stopped| *stopped).await.is_ok();
+    }
+
+    /// Held while a client's first message is awaited or refused.
+    pub(super) fn awaited_login(&self) -> Arc<()> {
+        Arc::clone(&self.logins)
+    }
+
+    /// Waits until no first message is awaited or refused, at most for `most`.
+    pub async fn logins_ended(&self, most: Duration) {
+        const STEP: Duration = Duration::from_millis(20);
+        let ended = async {
+            while Arc::strong_count(&self.logins) > 1 {
+                tokio::time::sleep(STEP).await;
+            }
+        };
+        // Bounded: a client may answer a Close with nothing.
+        let _ = tokio::time::timeout(most, ended).await.is_ok();
     }
 }
 

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -73,9 +74,16 @@ impl Login {
         unauthenticated: Option<Slot>,
     ) {
         let mut client = Endpoint::new(client, ahead);
+        let gate = Arc::clone(&self.exchange.gate);
+        let awaited = gate.awaited_login();
         let timeout = self.exchange.plan.auth_timeout();
         let entering = tokio::time::timeout(timeout, self.enter(&mut client));
-        let logged_in = match entering.await.unwrap_or(Err(Ending::Refused(Reason::AuthTimeout))) {
+        let entered = tokio::select! {
+            biased;
+            entered = entering => entered.unwrap_or(Err(Ending::Refused(Reason::AuthTimeout))),
+            () = gate.stopped() => Err(Ending::Refused(Reason::Draining)),
+        };
+        let logged_in = match entered {
             Ok(logged_in) => logged_in,
             Err(ending) => return self.end(client, ending).await,
         };
@@ -90,7 +98,7 @@ impl Login {
             }
         };
         if let Some((opcode, payload)) = forwarded
-            && send_up(&mut upstream, opcode, &payload).await.is_err()
+            && !is_timely(timeout, send_up(&mut upstream, opcode, &payload)).await
         {
             return self.end(client, Reason::UpstreamUnavailable.into()).await;
         }
@@ -98,6 +106,7 @@ impl Login {
         let Login { exchange, record, ip_slot, .. } = *self;
         let session = Session::new(exchange, record, admitted.place, ip_slot, greeting, &identity);
         let (client, ahead) = client.into_parts();
+        drop((awaited, gate));
         session.run(client, ahead, upstream.stream, upstream.ahead).await;
     }
 
@@ -141,7 +150,8 @@ impl Login {
                 record.refused(Reason::ProtocolError, 101, Some(1007));
                 client.close(1007, Reason::ProtocolError.text()).await;
             }
-            Ending::Gone => record.refused(Reason::MissingCredential, 101, Some(1006)),
+            // Nothing was decided: the record says that it was abandoned.
+            Ending::Gone => drop(record),
         }
         drop(ip_slot);
     }
@@ -154,6 +164,11 @@ fn ending(error: EndpointError) -> Ending {
         EndpointError::NotUtf8 => Ending::NotUtf8,
         EndpointError::Gone { .. } => Ending::Gone,
     }
+}
+
+/// Whether a write is done in time: its peer may take nothing.
+async fn is_timely(most: Duration, writing: impl Future<Output = std::io::Result<()>>) -> bool {
+    matches!(tokio::time::timeout(most, writing).await, Ok(Ok(())))
 }
 
 /// Sends a message to the upstream ahead of the relay.

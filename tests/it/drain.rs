@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::support::{Gate, Request, Upstream, eventually, members, token};
+use super::support::{Gate, Request, Upstream, eventually, members, policy, token};
 
 fn start(server: &str, upstream: &Upstream) -> Gate {
     Gate::start(
@@ -64,6 +64,22 @@ fn while_it_drains_new_upgrades_are_503() {
     assert!(last - first > Duration::from_secs(1), "they were closed all at once");
     assert!(began.elapsed() < Duration::from_secs(10));
     assert!(gate.wait().success());
+}
+
+#[test]
+fn a_client_that_has_yet_to_say_who_it_is_is_sent_away_too() {
+    let upstream = Upstream::start();
+    let message = "origins: any, credentials: [{ message: { format: text }, verifier: app }]";
+    let server = "server: { listen: \"127.0.0.1:0\", drain_delay: 0s, drain: 2s }\n";
+    let mut gate = Gate::start(&(policy(message, &upstream.ws()) + server));
+    let silent: Vec<_> =
+        (0..5).map(|_| Request::upgrade("/ws/echo").open(gate.address())).collect();
+    gate.signal("TERM");
+    for socket in silent {
+        assert_eq!(socket.closed().says(), (1001, "Going away"));
+    }
+    assert!(gate.wait().success());
+    upstream.saw_nothing();
 }
 
 #[test]
