@@ -2,7 +2,7 @@
 //! admin listener. For exec probes and `preStop`: the image has no curl.
 
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -59,16 +60,13 @@ pub(super) fn drain(file: &Path) -> anyhow::Result<ExitCode> {
     })?
 }
 
-/// SIGTERM by the system's own `kill`: no unsafe code for one signal.
+/// SIGTERM. Not by the system's `kill`: the image has none.
 fn signal(pid: u64) -> anyhow::Result<()> {
-    let killed = Command::new("kill").args(["-TERM", &pid.to_string()]).status();
-    match killed {
-        Ok(status) if status.success() => Ok(()),
-        Ok(_) => {
-            bail!("cannot signal process {pid}; run this in its container, or set admin.token")
-        }
-        Err(error) => Err(error).context("cannot run kill; set admin.token to drain without it"),
-    }
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let process = process.with_context(|| format!("/healthz tells no pid but {pid}"))?;
+    kill_process(process, Signal::TERM).with_context(|| {
+        format!("cannot signal process {pid}; run this in its container, or set admin.token")
+    })
 }
 
 /// The admin listener is the last to go.
