@@ -26,6 +26,7 @@ pub mod credential;
 pub mod expression;
 pub mod handshake;
 pub mod identity;
+pub mod json;
 pub mod listener;
 pub mod pipeline;
 pub mod policy;

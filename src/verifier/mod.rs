@@ -11,7 +11,6 @@ mod config;
 #[cfg(test)]
 mod contract;
 mod hash_key;
-mod json;
 mod jwt;
 mod timestamp;
 

@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 
+use super::LoginMessage;
 use super::pointer::Pointer;
 use super::probe::{any_at, equal};
 use super::watch::LoginWatch;
-use super::{LoginMessage, strict};
 use crate::close::Reason;
 use crate::credential::config::MessageConfig;
+use crate::json::{self, JsonError};
 use crate::problem::Problem;
 use crate::secret::Secret;
 
@@ -72,7 +73,10 @@ impl JsonLogin {
     }
 
     pub(super) fn read(&self, payload: &[u8]) -> Result<LoginMessage, Reason> {
-        let parsed = strict::parse(payload)?;
+        let parsed = json::parse(payload).map_err(|error| match error {
+            JsonError::Malformed => Reason::MalformedCredential,
+            JsonError::Ambiguous => Reason::AmbiguousCredential,
+        })?;
         let is_login = parsed.is_object()
             && self.conditions.iter().all(|(pointer, expected)| {
                 pointer.of(&parsed).is_some_and(|found| equal(found, expected))

@@ -7,7 +7,6 @@ mod json;
 mod pointer;
 mod probe;
 mod rewrite;
-mod strict;
 mod text;
 mod watch;
 

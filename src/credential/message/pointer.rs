@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::strict::MAX_DEPTH;
+use crate::json::MAX_DEPTH;
 
 /// Where in a document: the reference tokens, unescaped.
 pub(super) struct Pointer(Vec<Box<str>>);

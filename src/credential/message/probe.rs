@@ -1,5 +1,5 @@
 //! Whether some reader could take a JSON message for a login: lenient where
-//! [`strict`](super::strict) is strict. A name may occur twice and each
+//! [`json`](crate::json) is strict. A name may occur twice and each
 //! occurrence counts, so no spelling of a login slips past to the upstream.
 
 use std::fmt;

@@ -22,7 +22,7 @@ pub(super) use self::build::build;
 use self::claims::Rules;
 use self::key::Keys;
 use self::token::Token;
-use super::{Credential, Verification, Verifier, json};
+use super::{Credential, Verification, Verifier};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::expression::{Expression, Variables};

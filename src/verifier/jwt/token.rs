@@ -6,8 +6,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::super::SignatureAlgorithm;
-use super::json;
 use crate::close::Reason;
+use crate::json;
 
 /// The longest token that is looked at.
 const TOKEN_BYTES: usize = 16 * 1024;
@@ -108,7 +108,10 @@ fn short(typ: &str) -> &str {
 
 /// base64url without padding and with zero trailing bits, of a JSON object.
 fn object(encoded: &[u8]) -> Option<Map<String, Value>> {
-    json::object(&URL_SAFE_NO_PAD.decode(encoded).ok()?)
+    match json::parse(&URL_SAFE_NO_PAD.decode(encoded).ok()?) {
+        Ok(Value::Object(members)) => Some(members),
+        Ok(_) | Err(_) => None,
+    }
 }
 
 fn read_header(members: &mut Map<String, Value>, types: &Types) -> Option<Header> {

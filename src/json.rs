@@ -2,7 +2,7 @@
 //! depth, nothing behind the value, bounded depth.
 //!
 //! Otherwise what sockgate verified and what the upstream acts on could be two
-//! different tokens of one message.
+//! different tokens of one message, or two different claims of one token.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,20 +10,32 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::close::Reason;
-
 /// How many arrays and objects may be open at once.
-pub(super) const MAX_DEPTH: usize = 32;
+pub const MAX_DEPTH: usize = 32;
+
+/// Why a text is not taken for a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JsonError {
+    /// It is not JSON: not UTF-8, a BOM, a number out of range, a syntax error.
+    #[error("is not JSON")]
+    Malformed,
+    /// Two readers could read it differently.
+    #[error("can be read in more than one way")]
+    Ambiguous,
+}
 
 /// Parses the whole of `text`.
-pub(super) fn parse(text: &[u8]) -> Result<Value, Reason> {
+///
+/// # Errors
+/// [`JsonError`]; holds nothing of the text.
+pub fn parse(text: &[u8]) -> Result<Value, JsonError> {
     let ambiguous = Cell::new(false);
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value = Strict { depth: 0, ambiguous: &ambiguous }.deserialize(&mut deserializer);
     match value {
-        Ok(value) => deserializer.end().map(|()| value).map_err(|_| Reason::AmbiguousCredential),
-        Err(_) if ambiguous.get() => Err(Reason::AmbiguousCredential),
-        Err(_) => Err(Reason::MalformedCredential),
+        Ok(value) => deserializer.end().map(|()| value).map_err(|_| JsonError::Ambiguous),
+        Err(_) if ambiguous.get() => Err(JsonError::Ambiguous),
+        Err(_) => Err(JsonError::Malformed),
     }
 }
 
@@ -130,7 +142,7 @@ mod tests {
             r#"[{"b":{"c":1,"d":2,"c":3}}]"#,
             r#"{"a":1,"a":"#,
         ] {
-            assert_eq!(parse(text.as_bytes()), Err(Reason::AmbiguousCredential), "{text}");
+            assert_eq!(parse(text.as_bytes()), Err(JsonError::Ambiguous), "{text}");
         }
         assert!(parse(br#"{"a":{"b":1},"b":{"b":1}}"#).is_ok());
     }
@@ -139,18 +151,36 @@ mod tests {
     fn depth_is_bounded() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(parse(nested(MAX_DEPTH).as_bytes()).is_ok());
-        assert_eq!(parse(nested(MAX_DEPTH + 1).as_bytes()), Err(Reason::AmbiguousCredential));
-        assert_eq!(parse("[".repeat(100_000).as_bytes()), Err(Reason::AmbiguousCredential));
+        assert_eq!(parse(nested(MAX_DEPTH + 1).as_bytes()), Err(JsonError::Ambiguous));
+        assert_eq!(parse("[".repeat(100_000).as_bytes()), Err(JsonError::Ambiguous));
     }
 
     #[test]
     fn trailing_data_is_ambiguous_and_broken_json_malformed() {
         for text in ["{}{}", "{} x", "1 2", "{}\0"] {
-            assert_eq!(parse(text.as_bytes()), Err(Reason::AmbiguousCredential), "{text}");
+            assert_eq!(parse(text.as_bytes()), Err(JsonError::Ambiguous), "{text}");
         }
         for text in [&b""[..], b"{", b"{'a':1}", b"\xef\xbb\xbf{}", b"\"\xff\"", b"1e400", b"nul"] {
-            assert_eq!(parse(text), Err(Reason::MalformedCredential), "{text:?}");
+            assert_eq!(parse(text), Err(JsonError::Malformed), "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_two_readers_could_read_differently_is_refused() {
+        let refused: [&[u8]; 8] = [
+            b"{}x",
+            br#"{"a":1,"\u0061":2}"#,
+            b"{\"a\":\"\xff\"}",
+            br#"{"a":"\ud800"}"#,
+            br#"{"a":1e400}"#,
+            br#"{"a":NaN}"#,
+            br#"{"a":1,}"#,
+            b"{\"a\":\"\n\"}",
+        ];
+        for text in refused {
+            assert!(parse(text).is_err(), "{}", String::from_utf8_lossy(text));
+        }
+        assert!(parse("{\"a\":".repeat(100_000).as_bytes()).is_err());
     }
 
     proptest! {
