@@ -1,5 +1,10 @@
 # docker build -t sockgate .
-# docker run -p 8080:8080 -v ./sockgate.yaml:/etc/sockgate/sockgate.yaml:ro sockgate
+# docker run --network host --stop-timeout 45 -e JWT_SECRET \
+#   -v ./sockgate.yaml:/etc/sockgate/sockgate.yaml:ro sockgate
+#
+# The host's network, because 127.0.0.1:3000 in the file is the container's own
+# otherwise; beside a server in a container it is --network container:NAME. And 45 s,
+# because a drain takes 30 and `docker stop` waits for 10.
 #
 # tests/image builds exactly this file, from bases of its own.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
