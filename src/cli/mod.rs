@@ -16,7 +16,13 @@ const UNUSABLE: u8 = 2;
 
 /// An auth proxy sidecar for WebSocket servers.
 #[derive(Parser)]
-#[command(name = "sockgate", version, about, subcommand_negates_reqs = true)]
+#[command(
+    name = "sockgate",
+    version,
+    about,
+    subcommand_negates_reqs = true,
+    after_help = "Without a command the gate runs with --config FILE until SIGTERM or SIGINT; SIGHUP\nreads the file again. SOCKGATE_<SECTION>__<KEY> overrides server, admin, log and limits."
+)]
 struct Arguments {
     /// The configuration file, YAML or TOML.
     #[arg(long, value_name = "FILE", required = true)]

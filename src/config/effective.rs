@@ -6,12 +6,24 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::load::Loaded;
+use crate::credential::Sources;
 use crate::secret::{MASK, SecretConfig};
+use crate::unit::OneOrMany;
 
 impl Loaded {
     /// The configuration as YAML, defaults written out, secrets masked.
     pub fn effective(&self) -> String {
-        let Ok(mut value) = serde_json::to_value(&self.file) else { return String::new() };
+        let mut file = self.file.clone();
+        for policy in file.policies.values_mut().filter(|policy| policy.origins.is_none()) {
+            // What holds where nothing is written depends on the credentials.
+            let sources = Sources::compile(&policy.credentials);
+            let derived = match sources.is_ok_and(|sources| !sources.ambient()) {
+                true => "any",
+                false => "same",
+            };
+            policy.origins = Some(OneOrMany(vec![derived.to_owned()]));
+        }
+        let Ok(mut value) = serde_json::to_value(&file) else { return String::new() };
         mask_userinfo(&mut value);
         serde_saphyr::to_string(&value).unwrap_or_default()
     }
