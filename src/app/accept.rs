@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admin::Admin;
 use crate::close::Reason;
-use crate::handshake::{GuardLimits, HeadGuard};
+use crate::handshake::{GuardLimits, HeadGuard, MAX_FIELDS};
 use crate::listener::{Accepted, Listener};
 use crate::pipeline::{Gate, Link, Slots, raw_refusal, serve as answer};
 use crate::stream::Stream;
@@ -139,6 +139,7 @@ async fn serve_http(
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
+        .max_headers(MAX_FIELDS)
         .max_buf_size(header_bytes.max(16 * 1024));
     let mut connection = builder.serve_connection(TokioIo::new(guard), service);
     let served = tokio::select! {

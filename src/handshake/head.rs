@@ -6,6 +6,9 @@
 use super::target::Host;
 use crate::close::Reason;
 
+/// How many header fields a head may have, however short they are.
+pub const MAX_FIELDS: usize = 256;
+
 /// How the bytes behind a head belong to it (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -51,7 +54,7 @@ pub(super) fn read(head: &[u8]) -> Result<Framing, Reason> {
     if folded {
         return Err(Reason::ProtocolError);
     }
-    let mut fields = [httparse::EMPTY_HEADER; 100];
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(head) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}

@@ -12,5 +12,6 @@ mod target;
 pub use self::accept::{accept_for, fresh_key};
 pub use self::forwarded::{Client, TrustedProxies};
 pub use self::guard::{Fault, GuardLimits, HeadGuard};
+pub use self::head::MAX_FIELDS;
 pub use self::opening::{Kind, Offer, Opening, tokens};
 pub use self::target::{Host, normalise_path};

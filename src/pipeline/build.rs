@@ -100,7 +100,9 @@ fn credential_names<'a>(
     let mut names = file.log.redact.clone();
     for access in policies {
         let sources = &access.sources;
-        names.extend(sources.query_names().chain(sources.cookie_names()).map(str::to_owned));
+        // A header's name too: a client may move its credential into the URL.
+        let named = sources.query_names().chain(sources.cookie_names());
+        names.extend(named.chain(sources.header_names()).map(str::to_owned));
     }
     names
 }

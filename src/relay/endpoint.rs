@@ -215,7 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Endpoint<S> {
             }
             _ => false,
         };
-        if header.mask.is_none() || header.rsv != 0 || !fits {
+        if header.mask.is_none() || header.rsv != 0 || !header.is_minimal() || !fits {
             return Err(EndpointError::ProtocolError);
         }
         let total = (self.message.len() as u64).saturating_add(header.payload);
@@ -362,6 +362,8 @@ mod tests {
             encode_close(1005, "", MASK),
             encode_frame(Opcode::CLOSE, b"1", MASK),
             vec![0x81, 0xff, 0x80],
+            vec![0x81, 0xfe, 0, 1, 0, 0, 0, 0, b'x'],
+            vec![0x81, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, b'x'],
         ];
         for bytes in cases {
             assert_eq!(error(&bytes).await, EndpointError::ProtocolError, "{bytes:02x?}");

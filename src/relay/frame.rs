@@ -110,6 +110,16 @@ impl Header {
             len: bytes.len() - rest.len(),
         }))
     }
+
+    /// Whether the length is in its shortest form, as it must be.
+    pub fn is_minimal(&self) -> bool {
+        let length = match self.payload {
+            0..126 => 0,
+            126..65_536 => 2,
+            _ => 8,
+        };
+        self.len == 2 + length + self.mask.map_or(0, |mask| mask.len())
+    }
 }
 
 impl FrameScanner {

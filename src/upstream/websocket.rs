@@ -12,7 +12,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::endpoint::{DialError, Endpoint};
-use crate::handshake::{accept_for, fresh_key, tokens};
+use crate::handshake::{MAX_FIELDS, accept_for, fresh_key, tokens};
 use crate::policy::Permit;
 use crate::stream::Stream;
 
@@ -79,7 +79,11 @@ pub async fn connect(
 ) -> Result<Upgraded, UpgradeError> {
     let stream = endpoint.dial().await?;
     let broken = |error| UpgradeError::Broken(Some(error));
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, connection) = http1::Builder::new()
+        .max_headers(MAX_FIELDS)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
     let key = fresh_key();
     let accept = accept_for(key.as_bytes());
     let offered = (wanted.subprotocols.clone(), wanted.extensions.clone());

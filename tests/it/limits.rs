@@ -120,6 +120,19 @@ fn one_address_makes_no_more_handshakes_a_second_than_it_may() {
 }
 
 #[test]
+fn short_headers_count_by_their_bytes_until_there_are_far_too_many() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&members(&upstream.ws()));
+    let with = |count: usize| {
+        (0..count).fold(Request::upgrade("/ws/a").cookie(&token("alice")), |request, number| {
+            request.header(&format!("x-h{number}"), "v")
+        })
+    };
+    assert_eq!(with(200).status(gate.address()), 101);
+    assert_eq!(with(300).status(gate.address()), 431);
+}
+
+#[test]
 fn a_head_over_its_bound_is_431() {
     let upstream = Upstream::start();
     let gate = start("header_bytes: 2KiB", &upstream);

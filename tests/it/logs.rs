@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::support::{
-    Gate, Nobody, Request, Token, Upstream, canary, members, percent_encode_all, token,
+    Gate, Nobody, Request, Token, Upstream, canary, members, percent_encode_all, policy, token,
 };
 
 fn of<'a>(lines: &'a [Value], id: &Value) -> Vec<&'a Value> {
@@ -134,6 +134,16 @@ fn credentials_are_redacted_however_they_are_encoded() {
     Request::get("/ws/a").header("Host", "x").bearer(&tokens[0]).send(gate.address());
     assert_eq!(gate.record("/ws/admitted")["outcome"], "admitted");
     // The drop of the gate searches all it printed for the canaries.
+}
+
+#[test]
+fn a_credential_header_moved_into_the_url_is_redacted_too() {
+    let upstream = Upstream::start();
+    let credentials = "credentials: [{ header: x-app-tok, verifier: app }]";
+    let gate = Gate::start(&policy(credentials, &upstream.ws()));
+    let secret = canary("canary-of-a-header-in-a-url");
+    Request::get(&format!("/ws/moved?x-app-tok={secret}")).send(gate.address());
+    assert_eq!(gate.record("/ws/moved")["url"], "/ws/moved?x-app-tok=REDACTED");
 }
 
 #[test]
