@@ -188,4 +188,52 @@ mod tests {
             }
         }
     }
+
+    fn plain(json: &[u8]) -> Option<Map<String, Value>> {
+        object(URL_SAFE_NO_PAD.encode(json).as_bytes())
+    }
+
+    #[test]
+    fn reads_what_is_plain() {
+        let text =
+            r#" {"a": [1, -2, 3.5, "x", null, true], "b": {"a": {}}, "\u00e4": "\ud83d\ude00"} "#;
+        let expected: Map<String, Value> = serde_json::from_str(text).unwrap();
+        assert_eq!(plain(text.as_bytes()), Some(expected));
+    }
+
+    #[test]
+    fn refuses_what_two_readers_could_read_differently() {
+        let refused: [&[u8]; 17] = [
+            b"",
+            b"null",
+            b"[]",
+            b"\"text\"",
+            b"\xef\xbb\xbf{}",
+            b"{}x",
+            b"{}{}",
+            b"{}\0",
+            br#"{"a":1,"a":2}"#,
+            br#"{"a":1,"\u0061":2}"#,
+            br#"{"x":[{"a":1,"b":0,"a":2}]}"#,
+            b"{\"a\":\"\xff\"}",
+            br#"{"a":"\ud800"}"#,
+            br#"{"a":1e400}"#,
+            br#"{"a":NaN}"#,
+            br#"{"a":1,}"#,
+            b"{'a':1}",
+        ];
+        for text in refused {
+            assert_eq!(plain(text), None, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded_without_harm() {
+        let nested =
+            |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        assert!(plain(nested(32).as_bytes()).is_some());
+        assert!(plain(nested(33).as_bytes()).is_none());
+        assert!(plain(nested(100_000).as_bytes()).is_none());
+        assert!(plain("{\"a\":".repeat(100_000).as_bytes()).is_none());
+    }
 }
