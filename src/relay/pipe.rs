@@ -58,6 +58,8 @@ pub(super) enum Course {
     Pass,
     /// It is passed on up to the end of the frame; then a Close is due.
     Finish,
+    /// It is passed on up to the source's own Close or end; then ours is due.
+    Await,
     /// It is read for its Close frame and dropped.
     Discard,
     /// The same, but frame boundaries are lost.
@@ -93,6 +95,8 @@ pub(super) enum Moved {
     Nothing,
     /// Something was read or written.
     Something,
+    /// The Close that was awaited comes next.
+    Answered,
     /// The source broke a rule with the frame that comes next.
     Violation(Reason),
 }
@@ -213,6 +217,7 @@ impl Pipe {
                 Moved::Something
             }
             Stop::Violation(reason) => Moved::Violation(reason),
+            Stop::Answer => Moved::Answered,
             Stop::End | Stop::Hungry | Stop::Boundary => Moved::Something,
         }
     }

@@ -8,7 +8,7 @@
 //! `answer-403` refuses with that status; `wrong-accept`, `no-accept`,
 //! `unoffered-protocol`, `unoffered-extension` answer an unsound 101; `greet`
 //! sends a message in the segment of the 101; `push-N` sends a binary message of
-//! N bytes; `slow-N` sends the message of N bytes one byte at a time; `ping` starts
+//! N bytes; `hex-…` sends those bytes; `slow-N` sends the message of N bytes one byte at a time; `ping` starts
 //! with a ping; `flood` sends messages for ever and never reads. An echo that is
 //! told `hang up` ends the stream between two frames. Plain HTTP: `sse` streams
 //! three events, the later two as the test releases them; anything else tells in
@@ -385,6 +385,10 @@ fn serve_upgrade(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) 
             answer.extend(Frame::new(Opcode::Binary, vec![b'x'; length]).unmasked());
             stream.write_all(&answer)?;
         }
+        ("hex", bytes) => {
+            answer.extend(unhex(bytes)?);
+            stream.write_all(&answer)?;
+        }
         ("ping", _) => {
             answer.extend(Frame::new(Opcode::Ping, "from the upstream").unmasked());
             stream.write_all(&answer)?;
@@ -453,4 +457,9 @@ fn echo(stream: &mut impl Stream, memory: &Mutex<Memory>, closing: bool) -> Opti
 fn accept_of(key: &str) -> String {
     let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
+}
+
+fn unhex(text: &str) -> io::Result<Vec<u8>> {
+    let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).map_err(io::Error::other);
+    (0..text.len()).step_by(2).map(byte).collect()
 }
