@@ -164,7 +164,7 @@ impl Assembly {
             match pipe.next(&bytes[read..], rules) {
                 Next::Hungry => break Stop::Hungry,
                 Next::OwnPong(length) => read += length,
-                Next::Violation(reason) => break Stop::Violation(reason),
+                Next::Violation(reason, code) => break Stop::Violation(reason, code),
                 Next::Frame(header) => {
                     let (head, rest) = bytes[read..].split_at(header.len);
                     pipe.enter(&header, rest, rules);

@@ -10,8 +10,8 @@ use tokio::time::{Duration, timeout};
 
 use super::CLOSING;
 use super::frame::{
-    Extensions, FrameScanner, Header, Opcode, Step, apply_mask, encode_close, encode_frame,
-    judged_close,
+    Extensions, FrameScanner, Header, InvalidClose, Opcode, Step, apply_mask, encode_close,
+    encode_frame, judged_close,
 };
 use crate::stream::Stream;
 
@@ -47,8 +47,8 @@ pub enum EndpointError {
     /// The client broke the protocol: close with 1002.
     #[error("the client broke the WebSocket protocol")]
     ProtocolError,
-    /// A text message is not UTF-8: close with 1007.
-    #[error("the client sent a text message that is not UTF-8")]
+    /// A text message, or the reason of a Close, is not UTF-8: close with 1007.
+    #[error("the client sent text that is not UTF-8")]
     NotUtf8,
     /// The message, or what came around it, is larger than allowed.
     #[error("the client's message is too large")]
@@ -69,6 +69,15 @@ impl EndpointError {
             EndpointError::NotUtf8 => Some(1007),
             EndpointError::TooLarge => Some(1009),
             EndpointError::Gone { .. } => None,
+        }
+    }
+}
+
+impl From<InvalidClose> for EndpointError {
+    fn from(close: InvalidClose) -> EndpointError {
+        match close {
+            InvalidClose::Code => EndpointError::ProtocolError,
+            InvalidClose::NotUtf8 => EndpointError::NotUtf8,
         }
     }
 }
@@ -228,7 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Endpoint<S> {
             }
             Opcode::CLOSE => {
                 self.close_seen = true;
-                let code = judged_close(payload).map_err(|_| EndpointError::ProtocolError)?;
+                let code = judged_close(payload)?;
                 self.close_sent = true;
                 let echo = if code == 1005 { &[] } else { &payload[..2] };
                 self.outgoing.extend_from_slice(&encode_frame(Opcode::CLOSE, echo, None));

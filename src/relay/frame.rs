@@ -38,8 +38,14 @@ pub struct Malformed;
 
 /// A Close whose payload RFC 6455 §5.5.1 and §7.4 do not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a Close with half a code, a code that must not be sent, or a reason that is not UTF-8")]
-pub struct InvalidClose;
+pub enum InvalidClose {
+    /// Half a code, or one that must not be sent.
+    #[error("a Close without a code that may be sent")]
+    Code,
+    /// The reason is not UTF-8.
+    #[error("a Close whose reason is not UTF-8")]
+    NotUtf8,
+}
 
 /// What two peers agreed on beyond RFC 6455, as far as a frame's head tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -271,14 +277,15 @@ pub fn encode_ping(token: [u8; 8]) -> [u8; 10] {
 pub fn judged_close(payload: &[u8]) -> Result<u16, InvalidClose> {
     let code = match payload {
         [] => return Ok(1005),
-        [high, low, reason @ ..] if std::str::from_utf8(reason).is_ok() => {
+        [_] => return Err(InvalidClose::Code),
+        [high, low, reason @ ..] => {
+            std::str::from_utf8(reason).map_err(|_| InvalidClose::NotUtf8)?;
             u16::from_be_bytes([*high, *low])
         }
-        [..] => return Err(InvalidClose),
     };
     match code {
         1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(code),
-        _ => Err(InvalidClose),
+        _ => Err(InvalidClose::Code),
     }
 }
 
@@ -366,13 +373,13 @@ mod tests {
             (&b""[..], Ok(1005)),
             (b"\x03\xe8", Ok(1000)),
             (b"\x0f\xa1bye", Ok(4001)),
-            (b"x", Err(InvalidClose)),
-            (b"\x03\xe7", Err(InvalidClose)),
-            (b"\x03\xed", Err(InvalidClose)),
-            (b"\x03\xee", Err(InvalidClose)),
-            (b"\x03\xf7", Err(InvalidClose)),
-            (b"\x13\x88", Err(InvalidClose)),
-            (b"\x03\xe8\xff", Err(InvalidClose)),
+            (b"x", Err(InvalidClose::Code)),
+            (b"\x03\xe7", Err(InvalidClose::Code)),
+            (b"\x03\xed", Err(InvalidClose::Code)),
+            (b"\x03\xee", Err(InvalidClose::Code)),
+            (b"\x03\xf7", Err(InvalidClose::Code)),
+            (b"\x13\x88", Err(InvalidClose::Code)),
+            (b"\x03\xe8\xff", Err(InvalidClose::NotUtf8)),
         ] {
             assert_eq!(judged_close(payload), code, "{payload:x?}");
         }

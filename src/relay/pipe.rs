@@ -97,8 +97,9 @@ pub(super) enum Moved {
     Something,
     /// The Close that was awaited comes next.
     Answered,
-    /// The source broke a rule with the frame that comes next.
-    Violation(Reason),
+    /// The source broke a rule with the frame that comes next; the code to close
+    /// with.
+    Violation(Reason, u16),
 }
 
 impl Pipe {
@@ -211,12 +212,12 @@ impl Pipe {
             self.write(writer, context, &bytes[..scan.forward]);
         }
         match scan.stop {
-            Stop::Violation(_) if self.is_discarding() => {
+            Stop::Violation(..) if self.is_discarding() => {
                 self.course = Course::Blind;
                 self.unread = Box::default();
                 Moved::Something
             }
-            Stop::Violation(reason) => Moved::Violation(reason),
+            Stop::Violation(reason, code) => Moved::Violation(reason, code),
             Stop::Answer => Moved::Answered,
             Stop::End | Stop::Hungry | Stop::Boundary => Moved::Something,
         }

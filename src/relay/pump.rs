@@ -299,7 +299,7 @@ where
         let (reader, writer) = (&mut self.client, &mut self.upstream);
         let assembly = self.assembly.as_deref_mut();
         match self.up.step(reader, writer, context, scratch, &rules, assembly) {
-            Moved::Violation(reason) => self.fail_client(reason, violation_code(reason)),
+            Moved::Violation(reason, code) => self.fail_client(reason, code),
             Moved::Nothing => return false,
             Moved::Something | Moved::Answered => {}
         }
@@ -318,9 +318,9 @@ where
         };
         let (reader, writer) = (&mut self.upstream, &mut self.client);
         match self.down.step(reader, writer, context, scratch, &rules, None) {
-            Moved::Violation(reason) => {
+            Moved::Violation(reason, code) => {
                 self.stop_awaiting();
-                self.close(Initiator::Sockgate, reason, violation_code(reason));
+                self.close(Initiator::Sockgate, reason, code);
             }
             Moved::Answered => self.stop_awaiting(),
             Moved::Nothing => return false,
@@ -460,10 +460,6 @@ fn insert_close(pipe: &mut Pipe, takes: bool, close: impl FnOnce() -> Vec<u8>) -
     }
     pipe.discard();
     true
-}
-
-fn violation_code(reason: Reason) -> u16 {
-    if reason == Reason::MessageTooLarge { 1009 } else { 1002 }
 }
 
 fn may_shut(pipe: &Pipe, closing: bool) -> bool {

@@ -3,7 +3,8 @@
 
 use super::control::{Control, Direction};
 use super::frame::{
-    Extensions, Header, MAX_CONTROL_PAYLOAD, Opcode, apply_mask, close_code, judged_close,
+    Extensions, Header, InvalidClose, MAX_CONTROL_PAYLOAD, Opcode, apply_mask, close_code,
+    judged_close,
 };
 use super::pipe::{Course, Pipe};
 use crate::close::Reason;
@@ -45,8 +46,8 @@ pub(super) enum Stop {
     Boundary,
     /// Before the Close that was awaited.
     Answer,
-    /// Before a frame that must not pass.
-    Violation(Reason),
+    /// Before a frame that must not pass; the code to close with.
+    Violation(Reason, u16),
 }
 
 /// What the next frame is to the pipe.
@@ -54,7 +55,8 @@ pub(super) enum Next {
     Hungry,
     /// So many bytes are the answer to sockgate's own ping.
     OwnPong(usize),
-    Violation(Reason),
+    /// It must not pass; the code to close with.
+    Violation(Reason, u16),
     Frame(Header),
 }
 
@@ -102,7 +104,7 @@ impl Pipe {
             match self.next(&bytes[read..], rules) {
                 Next::Hungry => break Stop::Hungry,
                 Next::OwnPong(length) => read += length,
-                Next::Violation(reason) => break Stop::Violation(reason),
+                Next::Violation(reason, code) => break Stop::Violation(reason, code),
                 Next::Frame(header)
                     if header.opcode == Opcode::CLOSE && self.course == Course::Await =>
                 {
@@ -127,7 +129,7 @@ impl Pipe {
         let header = match Header::parse(bytes) {
             Ok(Some(header)) => header,
             Ok(None) => return Next::Hungry,
-            Err(_) => return Next::Violation(Reason::ProtocolError),
+            Err(_) => return Next::Violation(Reason::ProtocolError, 1002),
         };
         let payload = &bytes[header.len..];
         if self.is_discarding() {
@@ -139,7 +141,7 @@ impl Pipe {
         if header.mask.is_some() != (rules.direction == Direction::Up)
             || !header.may_come(self.in_message, rules.extensions)
         {
-            return Next::Violation(Reason::ProtocolError);
+            return Next::Violation(Reason::ProtocolError, 1002);
         }
         if header.opcode == Opcode::CLOSE {
             return judge_close(header, payload);
@@ -157,7 +159,7 @@ impl Pipe {
         } else {
             let before = if header.opcode == Opcode::CONTINUATION { self.message } else { 0 };
             if before.saturating_add(header.payload) > rules.limit {
-                return Next::Violation(Reason::MessageTooLarge);
+                return Next::Violation(Reason::MessageTooLarge, 1009);
             }
         }
         Next::Frame(header)
@@ -205,7 +207,8 @@ fn judge_close(header: Header, payload: &[u8]) -> Next {
     apply_mask(plain, header.mask.unwrap_or_default(), 0);
     match judged_close(plain) {
         Ok(_) => Next::Frame(header),
-        Err(_) => Next::Violation(Reason::ProtocolError),
+        Err(InvalidClose::Code) => Next::Violation(Reason::ProtocolError, 1002),
+        Err(InvalidClose::NotUtf8) => Next::Violation(Reason::ProtocolError, 1007),
     }
 }
 

@@ -296,7 +296,6 @@ fn broken_frames(masked: bool) -> Vec<(&'static str, Vec<u8>)> {
         ("a length with the top bit", vec![0x82, bit | 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]),
         ("a Close with half a code", encode_frame(Opcode::CLOSE, b"x", mask)),
         ("a Close with 1005", encode_close(1005, "", mask)),
-        ("a Close that is not UTF-8", encode_frame(Opcode::CLOSE, b"\x03\xe8\xff", mask)),
     ]
 }
 
@@ -333,6 +332,15 @@ async fn what_breaks_the_rfc_is_closed_with_1002_and_never_passes() {
         let reason = Some(Reason::ProtocolError);
         assert_eq!(rig.ended.await.unwrap(), ended(Sockgate, 1002, reason), "{name}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_whose_reason_is_not_text_is_answered_with_1007() {
+    let mut rig = rig();
+    put(&mut rig.client, &encode_frame(Opcode::CLOSE, b"\x03\xe8\xff", Some(MASK))).await;
+    assert_closed(&arrived(&mut rig.upstream).await, 1007, "Protocol error", true);
+    put(&mut rig.upstream, &encode_frame(Opcode::CLOSE, b"\x03\xe8\xff", None)).await;
+    assert_closed(&arrived(&mut rig.client).await, 1007, "Protocol error", false);
 }
 
 #[tokio::test(start_paused = true)]
