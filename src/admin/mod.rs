@@ -90,10 +90,9 @@ impl Admin {
     }
 
     fn metrics(&self) -> Answer {
-        for entry in self.gate.registry.entries() {
-            entry.report_traffic();
-        }
-        match self.gate.telemetry.metrics.render() {
+        let metrics = &self.gate.telemetry.metrics;
+        self.gate.registry.report_traffic(metrics);
+        match metrics.render() {
             Ok(text) => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
             Err(_) => json_answer(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -169,21 +168,21 @@ impl Filter {
     fn admits(&self, entry: &Entry) -> bool {
         entry.carrier == Carrier::Socket
             && entry.id > self.after
-            && self.subject.as_ref().is_none_or(|subject| **subject == *entry.subject)
-            && self.route.as_ref().is_none_or(|route| **route == *entry.route)
+            && self.subject.as_ref().is_none_or(|subject| subject == entry.identity.subject())
+            && self.route.as_ref().is_none_or(|route| **route == *entry.route())
     }
 }
 
 fn listed(entry: &Entry) -> Value {
     json!({
-        "id": entry.request_id,
-        "route": &*entry.route,
-        "subject": entry.subject,
-        "method": entry.method,
-        "verifier": &*entry.verifier,
+        "id": &*entry.request_id,
+        "route": entry.route(),
+        "subject": entry.identity.subject(),
+        "method": entry.identity.method(),
+        "verifier": &**entry.identity.verifier(),
         "peer": entry.peer.to_string(),
         "opened": clock::rfc3339(entry.opened),
-        "expires": entry.expires.map(|at| clock::rfc3339(at.saturating_mul(1000))),
+        "expires": entry.identity.expires().map(|at| clock::rfc3339(at.saturating_mul(1000))),
         "bytes_up": entry.control.tally(Direction::Up).bytes(),
         "bytes_down": entry.control.tally(Direction::Down).bytes(),
     })

@@ -51,7 +51,7 @@ pub(super) async fn serve(
             }
             Err(reason) => {
                 let peer = accepted.peer;
-                Record::open(&gate.telemetry, "-", peer).refused(
+                Record::open(&gate.telemetry, &"-".into(), peer).refused(
                     reason,
                     reason.status().as_u16(),
                     None,
@@ -112,8 +112,8 @@ impl Serving {
             return;
         };
         match link.take_after() {
-            // A task of its own: this one is as large as a handshake.
-            Some(after) => drop(tokio::spawn(after.run(stream, ahead))),
+            // In a task of its own: this one is as large as a handshake.
+            Some(after) => after.start(stream, ahead),
             None => linger(stream).await,
         }
     }

@@ -8,5 +8,7 @@ mod sweep;
 
 pub use self::config::{LifetimeConfig, OnExpiry};
 pub use self::lifetime::{LiveLimits, SubjectLimit, Verdict};
-pub use self::registry::{Arrival, Carrier, Entry, Grounds, Place, Registry, SubjectFull};
+pub use self::registry::{
+    Arrival, Carrier, Controlled, Entry, Grounds, Place, Registry, SubjectFull,
+};
 pub use self::sweep::{drain, sweep};

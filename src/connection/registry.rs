@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +15,7 @@ use crate::clock::{self, Ticker};
 use crate::close::{CloseCodes, Reason};
 use crate::identity::Identity;
 use crate::relay::{Control, Direction};
-use crate::telemetry::{Flow, RouteMetrics, Traffic};
+use crate::telemetry::{Flow, Metrics, RouteMetrics};
 
 /// Every live connection of the process.
 pub struct Registry {
@@ -48,15 +49,9 @@ pub struct Entry {
     /// Counts up from 1 since the start of the process.
     pub id: u64,
     /// The request id of the handshake, which joins the log lines.
-    pub request_id: Box<str>,
-    /// The route's name.
-    pub route: Arc<str>,
-    /// Who; "" if nobody was proven.
-    pub subject: Box<str>,
-    /// The kind of the verifier.
-    pub method: &'static str,
-    /// The verifier's name.
-    pub verifier: Arc<str>,
+    pub request_id: Arc<str>,
+    /// Who.
+    pub identity: Arc<Identity>,
     /// The client's address.
     pub peer: IpAddr,
     /// When it was opened, in milliseconds since the Unix epoch.
@@ -66,22 +61,31 @@ pub struct Entry {
     /// The close codes that its client understands.
     pub codes: CloseCodes,
     /// How to close it, and what it did last.
-    pub control: Arc<Control>,
-    /// When its credential ends, for `/connections`, in Unix seconds.
-    pub expires: Option<i64>,
+    pub control: Control,
     /// What a reload judges it by again; none for plain HTTP.
     pub grounds: Option<Box<Grounds>>,
-    deadline: Option<i64>,
     ends: AtomicI64,
     opened_tick: u32,
     limits: ArcSwap<LiveLimits>,
-    traffic: Traffic,
+    metrics: Arc<RouteMetrics>,
+}
+
+/// A live connection as its relay sees it.
+pub struct Controlled(pub Arc<Entry>);
+
+impl Deref for Controlled {
+    type Target = Control;
+
+    fn deref(&self) -> &Control {
+        &self.0.control
+    }
 }
 
 /// What a connection was admitted on, kept small: it stays for as long as the
 /// connection does.
 pub struct Grounds {
-    /// The variables of `require`, as a JSON object.
+    /// What `require` may ask of the request and the message, but for what the
+    /// entry and the other fields tell: a JSON object.
     pub variables: Box<str>,
     /// `Origin`.
     pub origin: Option<Box<str>>,
@@ -96,11 +100,9 @@ pub struct Grounds {
 /// What a connection brings along to the registry.
 pub struct Arrival<'a> {
     /// The request id of the handshake.
-    pub request_id: &'a str,
-    /// The route's name.
-    pub route: &'a Arc<str>,
+    pub request_id: &'a Arc<str>,
     /// Who.
-    pub identity: &'a Identity,
+    pub identity: &'a Arc<Identity>,
     /// The client's address.
     pub peer: IpAddr,
     /// What carries it.
@@ -109,7 +111,7 @@ pub struct Arrival<'a> {
     pub codes: CloseCodes,
     /// Its limits, shared by the route.
     pub limits: &'a Arc<LiveLimits>,
-    /// Where its traffic is counted.
+    /// Its route, which counts its traffic.
     pub metrics: &'a Arc<RouteMetrics>,
     /// What a reload judges it by again.
     pub grounds: Option<Box<Grounds>>,
@@ -151,23 +153,18 @@ impl Registry {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(Entry {
             id,
-            request_id: arrival.request_id.into(),
-            route: Arc::clone(arrival.route),
-            subject: arrival.identity.subject().into(),
-            method: arrival.identity.method(),
-            verifier: Arc::clone(arrival.identity.verifier()),
+            request_id: Arc::clone(arrival.request_id),
+            identity: Arc::clone(arrival.identity),
             peer: arrival.peer,
             opened: clock::unix_millis(),
             carrier: arrival.carrier,
             codes: arrival.codes,
-            control: Arc::new(Control::new(self.ticker.now())),
-            expires: arrival.identity.expires(),
+            control: Control::new(self.ticker.now()),
             grounds: arrival.grounds,
-            deadline: arrival.identity.deadline(),
             ends: AtomicI64::new(arrival.limits.ends(arrival.identity.deadline())),
             opened_tick: self.ticker.now(),
             limits: ArcSwap::new(Arc::clone(arrival.limits)),
-            traffic: Traffic::new(Arc::clone(arrival.metrics)),
+            metrics: Arc::clone(arrival.metrics),
         });
         lock(self.shard(id)).insert(id, Arc::clone(&entry));
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -232,6 +229,17 @@ impl Registry {
         entries
     }
 
+    /// Adds to `metrics` what was relayed since the last call.
+    pub fn report_traffic(&self, metrics: &Metrics) {
+        metrics.report_traffic(|found| {
+            for shard in &self.shards {
+                for entry in lock(shard).values() {
+                    found(&entry.metrics, &entry.flow());
+                }
+            }
+        });
+    }
+
     /// Judges every connection by the clock and asks those past their time to close.
     pub fn sweep(&self, now_millis: i64, tick: u32) {
         self.ticker.set(tick);
@@ -269,14 +277,14 @@ impl Entry {
         }
     }
 
-    /// Adds to the metrics what was relayed since the last call.
-    pub fn report_traffic(&self) {
-        self.traffic.report(&self.flow());
+    /// The route's name.
+    pub fn route(&self) -> &str {
+        self.metrics.name()
     }
 
     /// Puts the connection under other limits: a reload changed those of its route.
     pub fn limit(&self, limits: &Arc<LiveLimits>) {
-        self.ends.store(limits.ends(self.deadline), Ordering::Relaxed);
+        self.ends.store(limits.ends(self.identity.deadline()), Ordering::Relaxed);
         self.limits.store(Arc::clone(limits));
     }
 
@@ -319,8 +327,8 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let registry = &self.registry;
-        self.entry.report_traffic();
         lock(registry.shard(self.entry.id)).remove(&self.entry.id);
+        self.entry.metrics.ended(&self.entry.flow());
         if let Some(key) = &self.subject {
             let mut subjects = lock(&registry.subjects);
             if let Some(ids) = subjects.get_mut(key) {
@@ -346,8 +354,8 @@ mod tests {
         Arc::new(limits)
     }
 
-    fn identity(subject: &str, expires: Option<i64>) -> Identity {
-        Identity::proven(crate::identity::Proof {
+    fn identity(subject: &str, expires: Option<i64>) -> Arc<Identity> {
+        let identity = Identity::proven(crate::identity::Proof {
             subject: subject.into(),
             method: "jwt",
             verifier: "app".into(),
@@ -358,18 +366,17 @@ mod tests {
             expires,
             leeway: 30,
             claims: Default::default(),
-        })
-        .unwrap()
+        });
+        Arc::new(identity.unwrap())
     }
 
     fn enter(
         registry: &Arc<Registry>,
-        identity: &Identity,
+        identity: &Arc<Identity>,
         limits: &Arc<LiveLimits>,
     ) -> Result<Place, SubjectFull> {
         let mut place = registry.enter(Arrival {
-            request_id: "r",
-            route: &"chat".into(),
+            request_id: &"r".into(),
             identity,
             peer: [127, 0, 0, 1].into(),
             carrier: Carrier::Socket,

@@ -21,7 +21,7 @@ use crate::close::Reason;
 /// subject are.
 #[derive(Clone, PartialEq)]
 pub struct Identity {
-    subject: Box<str>,
+    subject: Arc<str>,
     method: &'static str,
     verifier: Arc<str>,
     issuer: Option<Box<str>>,
@@ -30,7 +30,9 @@ pub struct Identity {
     issued_at: Option<UnixSeconds>,
     expires: Option<UnixSeconds>,
     leeway: u32,
-    claims: Map<String, Value>,
+    /// A JSON object. It is read now and then, and kept as long as a connection:
+    /// as text it is a fraction of the size.
+    claims: Box<str>,
 }
 
 /// What a verifier hands in to have an [`Identity`] made of it.
@@ -86,7 +88,7 @@ impl Identity {
             issued_at: proof.issued_at,
             expires: proof.expires,
             leeway: proof.leeway,
-            claims: proof.claims,
+            claims: Value::Object(proof.claims).to_string().into(),
         })
     }
 
@@ -102,7 +104,7 @@ impl Identity {
             issued_at: None,
             expires: None,
             leeway: 0,
-            claims: Map::new(),
+            claims: "{}".into(),
         }
     }
 
@@ -113,6 +115,11 @@ impl Identity {
 
     /// Who; "" for the anonymous identity.
     pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The same, for those who keep it.
+    pub fn shared_subject(&self) -> &Arc<str> {
         &self.subject
     }
 
@@ -157,8 +164,9 @@ impl Identity {
     }
 
     /// The claims of the token, or of the key.
-    pub fn claims(&self) -> &Map<String, Value> {
-        &self.claims
+    pub fn claims(&self) -> Map<String, Value> {
+        // Written by us, so it can be read.
+        serde_json::from_str(&self.claims).unwrap_or_default()
     }
 
     /// Whether `other` is the same identity: verifier, issuer and subject.
@@ -177,7 +185,7 @@ impl Identity {
             "verifier": &*self.verifier,
             "issuer": self.issuer(),
             "expires": self.expires,
-            "claims": self.claims,
+            "claims": self.claims(),
         })
     }
 }

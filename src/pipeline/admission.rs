@@ -79,7 +79,7 @@ pub(super) async fn verify(
     }
     match judged.result {
         Ok(identity) => {
-            record.subject(identity.subject());
+            record.subject(identity.shared_subject());
             Ok(Arc::new(identity))
         }
         Err(VerifyError::Rejected(reason)) => Err(reason),
@@ -113,10 +113,9 @@ fn admit_by(
     if rule.uses("message") {
         variables.insert("message", message.cloned().unwrap_or_default());
     }
-    let grounds = (carrier == Carrier::Socket).then(|| exchange.grounds(identity, &variables));
+    let grounds = (carrier == Carrier::Socket).then(|| exchange.grounds(&variables));
     let mut place = exchange.gate.registry.enter(Arrival {
         request_id: &exchange.request_id,
-        route: &plan.name,
         identity,
         peer: exchange.client.ip,
         carrier,

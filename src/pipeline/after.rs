@@ -32,21 +32,25 @@ impl After {
         After { task, slots: (None, None) }
     }
 
-    /// Does it, to the end of the connection.
-    pub async fn run(self, client: Stream, client_ahead: Bytes) {
+    /// Has it done, to the end of the connection, by a task that is no larger
+    /// than what is to be done: a relay may last for days.
+    pub fn start(self, client: Stream, client_ahead: Bytes) {
         let (open, unauthenticated) = self.slots;
         match self.task {
             Task::Relay { session, upstream, ahead } => {
                 drop(unauthenticated);
-                session.run(client, client_ahead, upstream, ahead).await;
+                session.start(client, client_ahead, upstream, ahead, open);
             }
-            Task::Login(login) => login.run(client, client_ahead, unauthenticated).await,
+            Task::Login(login) => {
+                tokio::spawn(login.run(client, client_ahead, open, unauthenticated));
+            }
             Task::Refuse { message, code, text } => {
-                refuse(Endpoint::new(client, client_ahead), message, code, text).await;
-                drop(unauthenticated);
+                tokio::spawn(async move {
+                    refuse(Endpoint::new(client, client_ahead), message, code, text).await;
+                    drop((open, unauthenticated));
+                });
             }
         }
-        drop(open);
     }
 }
 

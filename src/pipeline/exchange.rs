@@ -1,6 +1,7 @@
 //! One request on its way through the gate: what it says after cleaning, and
 //! what expressions may see of it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::Method;
@@ -31,7 +32,7 @@ pub(super) struct Exchange {
     /// The host that selected the route.
     pub(super) host: Host,
     /// Joins log lines and hops.
-    pub(super) request_id: Box<str>,
+    pub(super) request_id: Arc<str>,
     /// The request, cleaned of credentials and of spoofed headers.
     pub(super) opening: Opening,
     /// The path that the upstream sees.
@@ -119,11 +120,6 @@ impl Exchange {
                 values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
             headers.insert(name.as_str().to_owned(), Value::String(texts.join(", ")));
         }
-        self.request_variable_with(headers)
-    }
-
-    fn request_variable_with(&self, headers: Map<String, Value>) -> Value {
-        let opening = &self.opening;
         json!({
             "method": opening.method.as_str(),
             "host": &*self.host.name,
@@ -132,24 +128,26 @@ impl Exchange {
             "headers": headers,
             "origin": opening.headers.get(ORIGIN).and_then(|value| value.to_str().ok()).unwrap_or_default(),
             "ip": self.client.ip.to_string(),
-            "scheme": self.scheme(),
+            "scheme": scheme(self.client.https),
             "subprotocols": self.offered_subprotocols(),
         })
     }
 
-    /// What a reload judges this connection by again. Of the request, which may
-    /// be large, only what `rule` looked at is kept whole.
-    pub(super) fn grounds(&self, identity: &Identity, rule: &Variables) -> Box<Grounds> {
-        let mut kept = rule.clone();
-        kept.entry("identity").or_insert_with(|| identity.variable());
-        kept.entry("request").or_insert_with(|| self.request_variable_with(Map::new()));
+    /// What a reload judges this connection by again, besides its identity. Of the
+    /// request, which may be large, only what `rule` looked at is kept whole.
+    pub(super) fn grounds(&self, rule: &Variables) -> Box<Grounds> {
+        let mut kept: Map<_, _> = ["request", "message"]
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), rule.get(name)?.clone())))
+            .collect();
+        kept.entry("request").or_insert_with(|| self.request_in_brief());
         let sent = self.opening.headers.get_all(ORIGIN);
         // What `any` let pass and nothing else would must not match later either.
         let odd = sent.iter().count() > 1;
         let origin = sent.iter().next().map(|one| one.to_str().ok().filter(|_| !odd));
         let origin = origin.map(|one| one.unwrap_or("null"));
         Box::new(Grounds {
-            variables: json!(kept).to_string().into(),
+            variables: Value::Object(kept).to_string().into(),
             origin: origin.map(Into::into),
             host: self.host.name.clone(),
             port: self.host.port,
@@ -157,8 +155,17 @@ impl Exchange {
         })
     }
 
-    fn scheme(&self) -> &'static str {
-        if self.client.https { "https" } else { "http" }
+    /// Of `request` what is not known of every upgrade ([`request_of`]).
+    fn request_in_brief(&self) -> Value {
+        let mut brief = json!({ "path": self.opening.path });
+        if let Some(query) = &self.opening.query {
+            brief["query"] = query.as_str().into();
+        }
+        let subprotocols = self.offered_subprotocols();
+        if !subprotocols.is_empty() {
+            brief["subprotocols"] = json!(subprotocols);
+        }
+        brief
     }
 
     /// The path and query that the upstream sees.
@@ -194,7 +201,7 @@ impl Exchange {
         }
         let ip = self.client.ip;
         set(&mut headers, "x-forwarded-for", &ip.to_string());
-        set(&mut headers, "x-forwarded-proto", self.scheme());
+        set(&mut headers, "x-forwarded-proto", scheme(self.client.https));
         set(&mut headers, "x-forwarded-host", &self.forwarded_host());
         set(&mut headers, "x-request-id", &self.request_id);
         Ok(headers)
@@ -248,7 +255,32 @@ pub(super) fn sane_request_id(value: &HeaderValue) -> Option<&str> {
     ((1..=128).contains(&text.len()) && text.bytes().all(harmless)).then_some(text)
 }
 
+/// `request` of a live connection: what was kept of it when it was admitted, and
+/// for the rest what its upgrade must have been. Headers that were not kept are
+/// absent.
+pub(super) fn request_of(kept: Value, grounds: &Grounds, peer: IpAddr) -> Value {
+    let mut request = json!({
+        "method": Method::GET.as_str(),
+        "host": &*grounds.host,
+        "path": "",
+        "query": "",
+        "headers": {},
+        "origin": grounds.origin.as_deref().unwrap_or_default(),
+        "ip": peer.to_string(),
+        "scheme": scheme(grounds.https),
+        "subprotocols": [],
+    });
+    if let (Value::Object(request), Value::Object(kept)) = (&mut request, kept) {
+        request.extend(kept);
+    }
+    request
+}
+
+fn scheme(https: bool) -> &'static str {
+    if https { "https" } else { "http" }
+}
+
 /// A fresh request id: 128 random bits in hex.
-pub(super) fn fresh_request_id() -> Box<str> {
+pub(super) fn fresh_request_id() -> Arc<str> {
     format!("{:032x}", rand::random::<u128>()).into()
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::{HeaderValue, ORIGIN};
+use serde_json::Map;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, request_of};
 use super::gate::Gate;
 use super::plan::{Plan, Plans};
 use crate::close::Reason;
@@ -18,7 +19,7 @@ use crate::policy::OwnOrigin;
 /// route is gone stays as it is.
 pub fn judge_again(gate: &Gate, old: &Plans, new: &Plans) {
     for entry in gate.registry.entries() {
-        judge_entry(&entry, old.named(&entry.route), new);
+        judge_entry(&entry, old.named(entry.route()), new);
     }
 }
 
@@ -31,18 +32,18 @@ pub(super) fn late(exchange: &Exchange, entry: &Entry) {
 }
 
 fn judge_entry(entry: &Entry, old: Option<&Arc<Plan>>, new: &Plans) {
-    let Some(plan) = new.named(&entry.route) else { return };
+    let Some(plan) = new.named(entry.route()) else { return };
     if entry.carrier != Carrier::Socket || old.is_some_and(|old| old.terms == plan.terms) {
         return;
     }
     entry.limit(&plan.live);
-    if let Some(reason) = entry.grounds.as_deref().and_then(|grounds| fault(plan, grounds)) {
+    if let Some(reason) = entry.grounds.as_deref().and_then(|grounds| fault(plan, grounds, entry)) {
         entry.close(reason);
     }
 }
 
-/// Why `plan` would not have admitted a connection on `grounds`.
-fn fault(plan: &Plan, grounds: &Grounds) -> Option<Reason> {
+/// Why `plan` would not have admitted the connection of `entry` on `grounds`.
+fn fault(plan: &Plan, grounds: &Grounds, entry: &Entry) -> Option<Reason> {
     let own = OwnOrigin { host: &grounds.host, port: grounds.port, https: grounds.https };
     let mut headers = HeaderMap::new();
     if let Some(origin) =
@@ -53,24 +54,30 @@ fn fault(plan: &Plan, grounds: &Grounds) -> Option<Reason> {
     if !plan.access.origins.allows(&headers, &own) {
         return Some(Reason::OriginDenied);
     }
-    let variables = read(&grounds.variables);
+    let variables = variables(grounds, entry);
     let satisfied = !plan.access.deny && plan.access.rule.is_satisfied(&variables);
     (!satisfied).then_some(Reason::Forbidden)
 }
 
-fn read(variables: &str) -> Variables {
+fn variables(grounds: &Grounds, entry: &Entry) -> Variables {
     // Written by us: what is missing makes a rule fail, which refuses.
-    let mut written: serde_json::Map<_, _> = serde_json::from_str(variables).unwrap_or_default();
-    ["identity", "request", "message"]
-        .into_iter()
-        .filter_map(|name| Some((name, written.remove(name)?)))
-        .collect()
+    let mut kept: Map<_, _> = serde_json::from_str(&grounds.variables).unwrap_or_default();
+    let request = kept.remove("request").unwrap_or_default();
+    let mut variables = Variables::from([
+        ("identity", entry.identity.variable()),
+        ("request", request_of(request, grounds, entry.peer)),
+    ]);
+    variables.extend(kept.remove("message").map(|message| ("message", message)));
+    variables
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::close::CloseCodes;
     use crate::config::load_from;
+    use crate::connection::{Arrival, Place, Registry};
+    use crate::identity::{Identity, Proof};
     use crate::pipeline::build;
     use crate::telemetry::Metrics;
 
@@ -92,17 +99,42 @@ routes: [{{ name: chat, path: /ws, policy: members, upstream: 'ws://127.0.0.1:1'
         build(&loaded, &Metrics::new().unwrap(), None).ok().unwrap().plans
     }
 
-    fn judged(policy: &str) -> Option<Reason> {
+    fn ada() -> Place {
+        let identity = Identity::proven(Proof {
+            subject: "ada".into(),
+            method: "jwt",
+            verifier: "app".into(),
+            issuer: None,
+            session: None,
+            token_id: None,
+            issued_at: None,
+            expires: None,
+            leeway: 30,
+            claims: Map::from_iter([("role".to_owned(), "member".into())]),
+        });
         let grounds = Grounds {
-            variables:
-                r#"{"identity": {"subject": "ada"}, "request": {"path": "/ws", "headers": {}}}"#
-                    .into(),
+            variables: r#"{"request": {"path": "/ws"}}"#.into(),
             origin: Some("https://app.example".into()),
             host: "app.example".into(),
             port: None,
             https: true,
         };
-        fault(plans(policy).named("chat").unwrap(), &grounds)
+        Registry::new(Arc::default()).enter(Arrival {
+            request_id: &"r".into(),
+            identity: &Arc::new(identity.unwrap()),
+            peer: [127, 0, 0, 1].into(),
+            carrier: Carrier::Socket,
+            codes: CloseCodes::default(),
+            limits: &Arc::default(),
+            metrics: &Metrics::new().unwrap().route("chat").unwrap(),
+            grounds: Some(Box::new(grounds)),
+        })
+    }
+
+    fn judged(policy: &str) -> Option<Reason> {
+        let place = ada();
+        let grounds = place.entry().grounds.as_deref().unwrap();
+        fault(plans(policy).named("chat").unwrap(), grounds, place.entry())
     }
 
     #[test]
@@ -111,7 +143,10 @@ routes: [{{ name: chat, path: /ws, policy: members, upstream: 'ws://127.0.0.1:1'
         assert_eq!(judged("origins: same"), None);
         assert_eq!(judged("origins: ['https://other.example']"), Some(Reason::OriginDenied));
         assert_eq!(judged("require: 'identity.subject == \"ada\"'"), None);
+        assert_eq!(judged("require: 'identity.claims.role == \"member\"'"), None);
         assert_eq!(judged("require: 'request.path == \"/ws\"'"), None);
+        assert_eq!(judged("require: 'request.scheme + request.ip == \"https127.0.0.1\"'"), None);
+        assert_eq!(judged("require: 'request.subprotocols == [] && request.query == \"\"'"), None);
         assert_eq!(judged("require: 'identity.subject == \"eve\"'"), Some(Reason::Forbidden));
         // What was not kept refuses, as any error does.
         assert_eq!(judged("require: 'request.headers.x == \"y\"'"), Some(Reason::Forbidden));

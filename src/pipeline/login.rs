@@ -71,6 +71,7 @@ impl Login {
         mut self: Box<Self>,
         client: Stream,
         ahead: Bytes,
+        open: Option<Slot>,
         unauthenticated: Option<Slot>,
     ) {
         let mut client = Endpoint::new(client, ahead);
@@ -107,7 +108,7 @@ impl Login {
         let session = Session::new(exchange, record, admitted.place, ip_slot, settings, &identity);
         let (client, ahead) = client.into_parts();
         drop((awaited, gate));
-        session.run(client, ahead, upstream.stream, upstream.ahead).await;
+        session.start(client, ahead, upstream.stream, upstream.ahead, open);
     }
 
     async fn enter(&mut self, client: &mut Endpoint) -> Result<LoggedIn, Ending> {

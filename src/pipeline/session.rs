@@ -10,22 +10,28 @@ use super::exchange::Exchange;
 use super::gate::Gate;
 use super::login::LoginTap;
 use super::plan::Plan;
-use crate::connection::Place;
+use super::slots::Slot;
+use crate::connection::{Controlled, Place};
 use crate::identity::Identity;
 use crate::relay::{self, Ended, RelaySettings, Tap, relay};
 use crate::stream::Stream;
 use crate::telemetry::{Ending, Initiator, Record};
 
-/// A connection that has been admitted. It outlives its handshake by days, so it
-/// keeps nothing of it but what the end needs.
+/// A connection that has been admitted, and is yet to be relayed.
 pub(super) struct Session {
     gate: Arc<Gate>,
+    settings: RelaySettings,
+    tap: Option<Box<dyn Tap>>,
+    rest: Rest,
+}
+
+/// What the end of a connection needs. It outlives its handshake by days, so
+/// this is all that is kept of it.
+struct Rest {
     plan: Arc<Plan>,
     record: Record,
     place: Place,
     ip_slot: Option<IpSlot>,
-    settings: RelaySettings,
-    tap: Option<Box<dyn Tap>>,
 }
 
 impl Session {
@@ -42,30 +48,43 @@ impl Session {
         let gate = Arc::clone(&exchange.gate);
         let plan = Arc::clone(&exchange.plan);
         let tap = LoginTap::for_second_logins(&exchange, identity);
-        Box::new(Session { gate, plan, record, place, ip_slot, settings, tap })
+        Box::new(Session { gate, settings, tap, rest: Rest { plan, record, place, ip_slot } })
     }
 
-    /// Relays until both sides are done.
-    pub(super) async fn run(
+    /// Spawns the relay of both sides, which lasts until both are done. `open`
+    /// is held as long.
+    pub(super) fn start(
         self: Box<Self>,
         client: Stream,
         client_ahead: Bytes,
         upstream: Stream,
         upstream_ahead: Bytes,
+        open: Option<Slot>,
     ) {
-        let Session { gate, plan, record, place, ip_slot, settings, tap } = *self;
-        let control = Arc::clone(&place.entry().control);
-        let ended = relay(
+        let Session { gate, settings, tap, rest } = *self;
+        let mut relay = relay(
             client,
             client_ahead,
             upstream,
             upstream_ahead,
-            control,
+            Controlled(Arc::clone(rest.place.entry())),
             Arc::clone(&gate.ticker),
             settings,
             tap,
-        )
-        .await;
+        );
+        drop(gate);
+        // By reference: a future that is moved into an await is there twice.
+        tokio::spawn(async move {
+            let ended = (&mut relay).await;
+            rest.end(ended);
+            drop(open);
+        });
+    }
+}
+
+impl Rest {
+    fn end(self, ended: Ended) {
+        let Rest { plan, record, place, ip_slot } = self;
         let flow = place.entry().flow();
         drop((place, ip_slot));
         let initiator = match ended.initiator {

@@ -23,13 +23,10 @@ pub(super) struct Pipe {
     pub(super) scanner: FrameScanner,
     /// Payload bytes of the message that the source is sending.
     pub(super) message: u64,
-    /// Bytes for the target that it has not taken, from `at` on.
-    out: Vec<u8>,
-    at: usize,
-    /// Bytes from the source that are not forwarded yet: what came with the
-    /// handshake, a frame head that is not complete, or what follows a stop.
-    unread: Box<[u8]>,
-    /// `unread` says nothing without more behind it.
+    /// None but while the target is slow or a frame is not looked at yet: an idle
+    /// connection holds no buffer.
+    kept: Option<Box<Kept>>,
+    /// What is unread says nothing without more behind it.
     hungry: bool,
     pub(super) course: Course,
     pub(super) source: Source,
@@ -48,6 +45,17 @@ pub(super) struct Pipe {
     pub(super) withheld: bool,
     unflushed: bool,
     stalled: bool,
+}
+
+/// Bytes that are not where they belong yet.
+#[derive(Default)]
+struct Kept {
+    /// Bytes for the target that it has not taken, from `at` on.
+    out: Vec<u8>,
+    at: usize,
+    /// Bytes from the source that are not forwarded yet: what came with the
+    /// handshake, a frame head that is not complete, or what follows a stop.
+    unread: Vec<u8>,
 }
 
 /// What happens to what the source sends.
@@ -105,7 +113,12 @@ pub(super) enum Moved {
 impl Pipe {
     /// A pipe that first writes `greeting`, then carries `ahead`.
     pub(super) fn new(greeting: &Bytes, ahead: &Bytes) -> Pipe {
-        Pipe { out: greeting.to_vec(), unread: Box::from(&ahead[..]), ..Pipe::default() }
+        let mut pipe = Pipe::default();
+        if !(greeting.is_empty() && ahead.is_empty()) {
+            let (out, unread) = (greeting.to_vec(), ahead.to_vec());
+            pipe.kept = Some(Box::new(Kept { out, at: 0, unread }));
+        }
+        pipe
     }
 
     /// Whether the target is in the middle of a frame.
@@ -115,7 +128,7 @@ impl Pipe {
 
     /// Whether all that the target is to get has been handed to it.
     pub(super) fn is_clear(&self) -> bool {
-        self.target == Target::Broken || (self.out.is_empty() && !self.unflushed)
+        self.target == Target::Broken || !(self.unflushed || self.is_behind())
     }
 
     /// Whether nothing more is passed on.
@@ -125,7 +138,9 @@ impl Pipe {
 
     /// Puts whole frames on the way to the target.
     pub(super) fn insert(&mut self, frames: &[u8]) {
-        self.out.extend_from_slice(frames);
+        if !frames.is_empty() {
+            self.kept.get_or_insert_default().out.extend_from_slice(frames);
+        }
     }
 
     /// Drops what the source sends from now on.
@@ -214,7 +229,7 @@ impl Pipe {
         match scan.stop {
             Stop::Violation(..) if self.is_discarding() => {
                 self.course = Course::Blind;
-                self.unread = Box::default();
+                self.take_unread();
                 Moved::Something
             }
             Stop::Violation(reason, code) => Moved::Violation(reason, code),
@@ -231,10 +246,12 @@ impl Pipe {
         scratch: &mut [u8],
         rules: &Rules<'_>,
     ) -> Poll<io::Result<usize>> {
-        let kept = self.unread.len().min(scratch.len());
+        let unread = self.kept.as_ref().map_or(&[][..], |kept| &kept.unread);
+        let kept = unread.len().min(scratch.len());
+        scratch[..kept].copy_from_slice(&unread[..kept]);
         if kept > 0 && !self.hungry {
-            scratch[..kept].copy_from_slice(&self.unread[..kept]);
-            self.unread = Box::from(&self.unread[kept..]);
+            let rest = self.take_unread().split_off(kept);
+            self.keep_unread(&rest);
             return Poll::Ready(Ok(kept));
         }
         let mut buffer = ReadBuf::new(&mut scratch[kept..]);
@@ -242,8 +259,7 @@ impl Pipe {
             Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                 let count = kept + buffer.filled().len();
                 if kept > 0 {
-                    scratch[..kept].copy_from_slice(&self.unread);
-                    self.unread = Box::default();
+                    self.take_unread();
                 }
                 if rules.direction == Direction::Up {
                     rules.control.heard_client(rules.now);
@@ -258,22 +274,39 @@ impl Pipe {
 
     /// Keeps bytes to be looked at later, before those that are kept already.
     fn keep_unread(&mut self, bytes: &[u8]) {
-        self.unread = if self.unread.is_empty() {
-            Box::from(bytes)
-        } else {
-            [bytes, &self.unread].concat().into_boxed_slice()
-        };
+        if !bytes.is_empty() {
+            let unread = &mut self.kept.get_or_insert_default().unread;
+            *unread = [bytes, unread].concat();
+        }
+    }
+
+    fn take_unread(&mut self) -> Vec<u8> {
+        let unread = self.kept.as_mut().map(|kept| std::mem::take(&mut kept.unread));
+        self.kept.take_if(|kept| kept.out.is_empty());
+        unread.unwrap_or_default()
+    }
+
+    fn drop_out(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            (kept.out, kept.at) = (Vec::new(), 0);
+        }
+        self.kept.take_if(|kept| kept.unread.is_empty());
+    }
+
+    /// Whether bytes wait for the target.
+    fn is_behind(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| !kept.out.is_empty())
     }
 
     /// The source is at its end: what was held back of a frame goes out.
     fn end(&mut self, source: Source, assembly: Option<&mut Assembly>) -> Moved {
         self.source = source;
         if !self.is_discarding() {
-            self.cut = !self.unread.is_empty() || !self.scanner.at_boundary();
+            let unread = self.take_unread();
+            self.cut = !unread.is_empty() || !self.scanner.at_boundary();
             if let Some(assembly) = assembly {
                 self.insert(&assembly.release());
             }
-            let unread = std::mem::take(&mut self.unread);
             self.insert(&unread);
         }
         Moved::Something
@@ -287,17 +320,14 @@ impl Pipe {
         mut bytes: &[u8],
     ) {
         self.unflushed = true;
-        while self.out.is_empty() && !bytes.is_empty() {
+        while !bytes.is_empty() && !self.is_behind() {
             match Pin::new(&mut *writer).poll_write(context, bytes) {
                 Poll::Ready(Ok(count @ 1..)) => bytes = &bytes[count.min(bytes.len())..],
                 Poll::Ready(Ok(0) | Err(_)) => return self.break_target(),
                 Poll::Pending => break,
             }
         }
-        if !bytes.is_empty() {
-            self.out.reserve_exact(bytes.len());
-            self.insert(bytes);
-        }
+        self.insert(bytes);
     }
 
     /// Writes what is kept and flushes; true if nothing waits any more.
@@ -310,15 +340,15 @@ impl Pipe {
         if self.is_clear() {
             return true;
         }
-        let before = self.at;
+        let written = |pipe: &Pipe| pipe.kept.as_ref().map_or(0, |kept| kept.at);
+        let before = written(self);
         let done = self.poll_out(writer, context);
         if done {
-            self.out = Vec::new();
-            self.at = 0;
+            self.drop_out();
             if self.stalled {
                 rules.control.stalled(rules.direction, None);
             }
-        } else if !self.stalled || self.at > before {
+        } else if !self.stalled || written(self) > before {
             rules.control.stalled(rules.direction, Some(rules.now));
         }
         self.stalled = !done;
@@ -330,10 +360,10 @@ impl Pipe {
         writer: &mut W,
         context: &mut Context<'_>,
     ) -> bool {
-        while self.at < self.out.len() {
+        while let Some(kept) = self.kept.as_mut().filter(|kept| kept.at < kept.out.len()) {
             self.unflushed = true;
-            match Pin::new(&mut *writer).poll_write(context, &self.out[self.at..]) {
-                Poll::Ready(Ok(count @ 1..)) => self.at += count,
+            match Pin::new(&mut *writer).poll_write(context, &kept.out[kept.at..]) {
+                Poll::Ready(Ok(count @ 1..)) => kept.at += count,
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.break_target();
                     return true;
@@ -353,8 +383,7 @@ impl Pipe {
     /// unread, so only this direction ends.
     fn break_target(&mut self) {
         self.target = Target::Broken;
-        self.out = Vec::new();
-        self.at = 0;
+        self.drop_out();
         self.discard();
     }
 }

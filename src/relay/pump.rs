@@ -5,6 +5,7 @@
 //! idle, and no timer before the closing handshake.
 
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -64,16 +65,19 @@ pub struct Ended {
 ///
 /// Must be polled inside a tokio runtime with time enabled.
 #[expect(clippy::too_many_arguments, reason = "two peers with what was read ahead of each")]
-pub fn relay(
+pub fn relay<K>(
     client: Stream,
     client_ahead: Bytes,
     upstream: Stream,
     upstream_ahead: Bytes,
-    control: Arc<Control>,
+    control: K,
     ticker: Arc<Ticker>,
     settings: RelaySettings,
     tap: Option<Box<dyn Tap>>,
-) -> impl Future<Output = Ended> + Send {
+) -> impl Future<Output = Ended> + Send + Unpin + use<K>
+where
+    K: Deref<Target = Control> + Send + Unpin,
+{
     let client = Peer { stream: client, ahead: client_ahead };
     let upstream = Peer { stream: upstream, ahead: upstream_ahead };
     Pump::new(client, upstream, control, ticker, &settings, tap)
@@ -86,12 +90,12 @@ pub(super) struct Peer<S> {
 }
 
 /// The relay over any two byte streams.
-pub(super) struct Pump<C, U> {
+pub(super) struct Pump<C, U, K> {
     client: C,
     upstream: U,
     up: Pipe,
     down: Pipe,
-    control: Arc<Control>,
+    control: K,
     ticker: Arc<Ticker>,
     limit: u64,
     extensions: Extensions,
@@ -110,19 +114,20 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// How many reads each way one poll makes before other tasks get a turn.
 const ROUNDS: usize = 16;
 
-impl<C, U> Pump<C, U>
+impl<C, U, K> Pump<C, U, K>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
+    K: Deref<Target = Control> + Unpin,
 {
     pub(super) fn new(
         client: Peer<C>,
         upstream: Peer<U>,
-        control: Arc<Control>,
+        control: K,
         ticker: Arc<Ticker>,
         settings: &RelaySettings,
         tap: Option<Box<dyn Tap>>,
-    ) -> Pump<C, U> {
+    ) -> Pump<C, U, K> {
         Pump {
             up: Pipe::new(&Bytes::new(), &client.ahead),
             down: Pipe::new(&settings.greeting, &upstream.ahead),
@@ -430,10 +435,11 @@ where
     }
 }
 
-impl<C, U> Future for Pump<C, U>
+impl<C, U, K> Future for Pump<C, U, K>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
+    K: Deref<Target = Control> + Unpin,
 {
     type Output = Ended;
 

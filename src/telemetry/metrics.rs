@@ -15,6 +15,7 @@ use prometheus::{
 use super::label::{Direction, Initiator, OPCODES, Outcome};
 use super::process::ProcessCollector;
 use super::sampler::Sampler;
+use super::traffic::{Flow, Traffic};
 
 /// From the start of something to its answer: half a millisecond to ten seconds.
 const LATENCY: [f64; 14] =
@@ -61,6 +62,7 @@ pub struct RouteMetrics {
     duration: Histogram,
     bytes: [IntCounter; 2],
     frames: [[IntCounter; 6]; 2],
+    traffic: Traffic,
     /// Which refusals are worth a line.
     pub(super) refusals: Sampler,
 }
@@ -123,6 +125,20 @@ impl Metrics {
         let made = Arc::new(RouteMetrics::new(name, &self.families)?);
         routes.insert(name.to_owned(), made.clone());
         Ok(made)
+    }
+
+    /// Adds to the counters what was relayed since the last call. `visit` shows
+    /// every open connection's route and flow.
+    pub fn report_traffic(&self, visit: impl FnOnce(&mut dyn FnMut(&RouteMetrics, &Flow))) {
+        // Held throughout: two reports at once would find everything twice.
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        for route in routes.values() {
+            route.traffic.begin();
+        }
+        visit(&mut |route, flow| route.traffic.found(flow));
+        for route in routes.values() {
+            route.report_traffic();
+        }
     }
 
     /// Shows the verifier `name` before it has judged anything.
@@ -250,6 +266,7 @@ impl RouteMetrics {
             duration: families.connection_duration.get_metric_with_label_values(&[name])?,
             bytes: [bytes(Direction::Up)?, bytes(Direction::Down)?],
             frames: [frames(Direction::Up)?, frames(Direction::Down)?],
+            traffic: Traffic::default(),
             refusals: Sampler::default(),
         })
     }
@@ -266,15 +283,18 @@ impl RouteMetrics {
         OpenGuard(self.open.clone())
     }
 
-    /// `bytes` were relayed.
-    pub fn add_bytes(&self, direction: Direction, bytes: u64) {
-        self.bytes[direction as usize].inc_by(bytes);
+    /// A connection has ended; it is in no registry any more.
+    pub fn ended(&self, flow: &Flow) {
+        self.traffic.ended(flow);
     }
 
-    /// `frames` frames of the opcode `opcode` of [`OPCODES`] were relayed.
-    pub fn add_frames(&self, direction: Direction, opcode: usize, frames: u64) {
-        if let Some(counter) = self.frames[direction as usize].get(opcode) {
-            counter.inc_by(frames);
+    fn report_traffic(&self) {
+        let flow = self.traffic.untold();
+        for at in [Direction::Up, Direction::Down].map(|direction| direction as usize) {
+            self.bytes[at].inc_by(flow.bytes[at]);
+            for (counter, frames) in self.frames[at].iter().zip(flow.frames[at]) {
+                counter.inc_by(frames);
+            }
         }
     }
 
@@ -410,9 +430,8 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let route = metrics.route("chat").unwrap();
         let guard = route.open();
-        route.add_bytes(Direction::Up, 5);
-        route.add_frames(Direction::Down, 1, 2);
-        route.add_frames(Direction::Down, 6, 2);
+        route.ended(&Flow { bytes: [2, 0], frames: [[0; 6], [0, 2, 0, 0, 0, 0]] });
+        metrics.report_traffic(|found| found(&route, &Flow { bytes: [3, 0], ..Flow::default() }));
         route.decision("cookie", "app", Outcome::Refused, "expired");
         route.upstream_connect(0.002);
         route.upstream_error("connect");

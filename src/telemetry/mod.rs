@@ -13,11 +13,13 @@ mod process;
 mod record;
 mod redact;
 mod sampler;
+mod traffic;
 
 pub use self::config::{LogConfig, LogFormat, LogLevel};
 pub use self::jwt::without_jwts;
 pub use self::label::{Direction, Initiator, OPCODES, Outcome, code_label, status_label};
 pub use self::log::Log;
 pub use self::metrics::{Metrics, OpenGuard, RouteMetrics};
-pub use self::record::{Ending, Flow, Record, Telemetry, Traffic};
+pub use self::record::{Ending, Record, Telemetry};
 pub use self::redact::{REDACTED, Redactor};
+pub use self::traffic::Flow;

@@ -3,16 +3,17 @@
 //! value, so they cannot disagree; a record that is dropped says `abandoned`.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use prometheus::Error;
 use serde_json::Value;
 
-use super::label::{Direction, Initiator, Outcome, code_label, status_label};
+use super::label::{Initiator, Outcome, code_label, status_label};
 use super::log::Log;
 use super::metrics::{Metrics, OpenGuard, RouteMetrics};
 use super::redact::Redactor;
+use super::traffic::Flow;
 use crate::clock::unix_now;
 use crate::close::Reason;
 
@@ -34,48 +35,12 @@ pub struct Telemetry {
 /// What is known of one handshake or connection.
 pub struct Record {
     telemetry: Arc<Telemetry>,
-    id: Box<str>,
+    id: Arc<str>,
     peer: Option<IpAddr>,
     started: Instant,
     route: Arc<RouteMetrics>,
-    subject: Option<Box<str>>,
+    subject: Option<Arc<str>>,
     stage: Stage,
-}
-
-/// What was relayed so far; monotonic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flow {
-    /// Bytes up and down.
-    pub bytes: [u64; 2],
-    /// Frames up and down, by opcode, in the order of [`OPCODES`](super::OPCODES).
-    pub frames: [[u64; 6]; 2],
-}
-
-/// What of a connection's flow has been added to its route's metrics.
-pub struct Traffic {
-    route: Arc<RouteMetrics>,
-    counted: Mutex<Flow>,
-}
-
-impl Traffic {
-    /// Nothing yet.
-    pub fn new(route: Arc<RouteMetrics>) -> Traffic {
-        Traffic { route, counted: Mutex::default() }
-    }
-
-    /// Adds what was relayed since the last call.
-    pub fn report(&self, flow: &Flow) {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        for direction in Direction::ALL {
-            let at = direction as usize;
-            self.route.add_bytes(direction, flow.bytes[at].saturating_sub(counted.bytes[at]));
-            let frames = flow.frames[at].iter().zip(&counted.frames[at]);
-            for (opcode, (now, before)) in frames.enumerate() {
-                self.route.add_frames(direction, opcode, now.saturating_sub(*before));
-            }
-        }
-        *counted = *flow;
-    }
 }
 
 /// How an admitted connection ended.
@@ -128,10 +93,10 @@ impl Telemetry {
 
 impl Record {
     /// Opens a record: the first byte of a request has come from `peer`.
-    pub fn open(telemetry: &Arc<Telemetry>, id: &str, peer: Option<IpAddr>) -> Record {
+    pub fn open(telemetry: &Arc<Telemetry>, id: &Arc<str>, peer: Option<IpAddr>) -> Record {
         Record {
             telemetry: telemetry.clone(),
-            id: bounded(id).into(),
+            id: Arc::clone(id),
             peer,
             started: Instant::now(),
             route: telemetry.unrouted.clone(),
@@ -141,7 +106,7 @@ impl Record {
     }
 
     /// The request id.
-    pub fn id(&self) -> &str {
+    pub fn id(&self) -> &Arc<str> {
         &self.id
     }
 
@@ -153,12 +118,6 @@ impl Record {
     /// When the first byte came.
     pub fn started(&self) -> Instant {
         self.started
-    }
-
-    /// A request id or an address that was believed later, from a trusted proxy.
-    pub fn client(&mut self, id: &str, peer: Option<IpAddr>) {
-        self.id = bounded(id).into();
-        self.peer = peer;
     }
 
     /// The request: target and origin are redacted here.
@@ -196,8 +155,8 @@ impl Record {
     }
 
     /// Who it is.
-    pub fn subject(&mut self, subject: &str) {
-        self.subject = (!subject.is_empty()).then(|| subject.into());
+    pub fn subject(&mut self, subject: &Arc<str>) {
+        self.subject = (!subject.is_empty()).then(|| Arc::clone(subject));
     }
 
     /// Where it goes; without anything secret.
@@ -422,7 +381,7 @@ mod tests {
 
     fn record(telemetry: &Arc<Telemetry>) -> Record {
         let redactor = Redactor::new([]);
-        let mut record = Record::open(telemetry, "r1", Some([192, 0, 2, 1].into()));
+        let mut record = Record::open(telemetry, &"r1".into(), Some([192, 0, 2, 1].into()));
         record.request(&redactor, "GET", "/ws?token=CANARY42", Some("https://app"));
         record.route(&telemetry.metrics.route("chat").unwrap());
         record.credential("query");
@@ -438,13 +397,11 @@ mod tests {
     fn an_admitted_connection_has_two_lines_and_counts_once() {
         let (telemetry, lines) = telemetry();
         let mut record = record(&telemetry);
-        record.subject("ann");
+        record.subject(&"ann".into());
         record.upstream("ws://127.0.0.1:3000");
         record.admitted();
         assert!(has(&telemetry, "sockgate_connections_open{route=\"chat\"} 1"));
         let mut flow = Flow { bytes: [10, 20], ..Flow::default() };
-        let traffic = Traffic::new(telemetry.metrics.route("chat").unwrap());
-        traffic.report(&flow);
         flow.bytes = [15, 20];
         flow.frames[1][0] = 3;
         record.closed(&Ending {
@@ -454,7 +411,6 @@ mod tests {
             flow,
             own_codes: &[],
         });
-        traffic.report(&flow);
         let logged = lines.json(&telemetry.log);
         let keys =
             |at: usize| -> Vec<_> { logged[at].as_object().unwrap().keys().cloned().collect() };
@@ -475,8 +431,6 @@ mod tests {
         assert_eq!(logged.len(), 2);
         for line in [
             "sockgate_connections_open{route=\"chat\"} 0",
-            "sockgate_bytes_total{direction=\"up\",route=\"chat\"} 15",
-            "sockgate_frames_total{direction=\"down\",opcode=\"text\",route=\"chat\"} 3",
             "sockgate_closes_total{code=\"1000\",initiator=\"client\",route=\"chat\"} 1",
             "sockgate_connection_duration_seconds_count{route=\"chat\"} 1",
             "sockgate_auth_decisions_total{credential=\"query\",outcome=\"admitted\",reason=\"\",route=\"chat\",verifier=\"app\"} 1",

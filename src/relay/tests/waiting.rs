@@ -8,7 +8,7 @@ use crate::stream::Stream;
 
 #[test]
 fn an_idle_connection_pays_little() {
-    let pump = size_of::<Pump<Stream, Stream>>();
+    let pump = size_of::<Pump<Stream, Stream, Arc<Control>>>();
     println!("relay future: {pump} bytes, control: {} bytes", size_of::<Control>());
     assert!(pump <= 448, "{pump}");
 }

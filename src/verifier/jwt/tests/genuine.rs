@@ -141,7 +141,7 @@ async fn the_identity_holds_what_the_token_says() {
     assert_eq!(identity.issued_at(), Some(12));
     assert_eq!(identity.expires(), Some(NOW));
     assert_eq!(identity.deadline(), Some(NOW + 5));
-    assert_eq!(Value::Object(identity.claims().clone()), claims);
+    assert_eq!(Value::Object(identity.claims()), claims);
     let missing = secret().token("HS256", &json!({"org": "acme", "exp": NOW + 60}));
     refuses(&verifier, vec![("a missing claim", missing, INVALID)]).await;
 }
