@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use http::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admin::Admin;
 use crate::close::Reason;
-use crate::handshake::{GuardLimits, HeadGuard, MAX_FIELDS};
+use crate::handshake::{Answer, GuardLimits, HeadGuard};
 use crate::listener::{Accepted, Listener};
 use crate::pipeline::{Gate, Link, Slots, raw_refusal, serve as answer};
 use crate::stream::Stream;
@@ -124,37 +125,45 @@ impl Serving {
 async fn serve_http(
     gate: Arc<Gate>,
     link: &Arc<Link>,
-    guard: HeadGuard,
+    mut guard: HeadGuard,
     header_bytes: usize,
     header_timeout: Option<Duration>,
     mut closing: watch::Receiver<bool>,
 ) -> Option<(Stream, Bytes)> {
     let asked = AtomicBool::new(false);
-    let service = service_fn(|request| {
+    let turn = guard.turn();
+    let service = |request| {
         asked.store(true, Ordering::Relaxed);
+        let answering = turn.begin();
+        let answer = answer(Arc::clone(&gate), Arc::clone(link), request);
+        let whole = |response: Response<_>| response.map(|body| Answer::new(body, answering));
         // Boxed: hyper moves the connection, and a handshake is large.
-        Box::pin(answer(Arc::clone(&gate), Arc::clone(link), request).map(Ok::<_, Infallible>))
-    });
+        Box::pin(answer.map(|response| Ok::<_, Infallible>(whole(response))))
+    };
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
-        .max_headers(MAX_FIELDS)
         .max_buf_size(header_bytes.max(16 * 1024));
-    let mut connection = builder.serve_connection(TokioIo::new(guard), service);
-    let served = tokio::select! {
-        served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => served,
-        () = closed(&mut closing) => {
-            // Who has not asked yet is still told 503, which ends the connection.
-            if asked.load(Ordering::Relaxed) {
-                Pin::new(&mut connection).graceful_shutdown();
+    loop {
+        let mut connection = builder.serve_connection(TokioIo::new(guard), service_fn(&service));
+        let served = tokio::select! {
+            served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => served,
+            () = closed(&mut closing) => {
+                // Who has not asked yet is still told 503, which ends the connection.
+                if asked.load(Ordering::Relaxed) {
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await
             }
-            std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await
+        };
+        served.ok()?;
+        guard = connection.into_parts().io.into_inner();
+        match guard.outgrown() {
+            Some(fields) => drop(builder.max_headers(fields)),
+            None => return Some(guard.into_parts()),
         }
-    };
-    served.ok()?;
-    let (stream, ahead) = connection.into_parts().io.into_inner().into_parts();
-    Some((stream, ahead))
+    }
 }
 
 /// Waits until the listeners close.

@@ -5,6 +5,11 @@
 //! Bytes behind an upgrade stay here: they reach nobody before the permit. A head
 //! that is refused is replaced by a stand-in, so that the refusal is written by
 //! the same pipeline as every other.
+//!
+//! hyper is told beforehand how many header fields to expect, and pays for as many
+//! with each head. So it is told what nearly every head keeps to; before one that
+//! has more ([`HeadGuard::outgrown`]) the stream seems to end, once all that came
+//! before is answered, and whoever serves it starts hyper anew.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -20,7 +25,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::chunk::Chunked;
-use super::head::{self, Framing};
+use super::head::{self, Framing, Head};
+use super::turn::Turn;
 use crate::close::Reason;
 use crate::stream::Stream;
 
@@ -30,6 +36,9 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection:
 /// The host of the stand-in, by which its request is told from one before it:
 /// hyper reads ahead while it answers.
 const STAND_IN_HOST: &str = "refused.invalid";
+
+/// How many header fields hyper has room for on its stack.
+const FEW_FIELDS: usize = 100;
 
 /// The verdict on a head, told to whoever answers it.
 #[derive(Debug, Default)]
@@ -59,7 +68,12 @@ pub struct HeadGuard {
     ahead: BytesMut,
     phase: Phase,
     fault: Arc<Fault>,
+    turn: Arc<Turn>,
     limits: GuardLimits,
+    /// How many header fields hyper takes.
+    most_fields: usize,
+    /// Whether written bytes may not have left yet.
+    unflushed: bool,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -68,6 +82,8 @@ enum Phase {
     Head { scanned: usize },
     /// Handing over that many bytes of a judged head.
     Judged { left: usize, framing: Framing },
+    /// Holding a judged head of that many bytes, with more fields than hyper takes.
+    Outgrown { left: usize, head: Head },
     /// Handing over that many bytes of a body.
     Length(u64),
     /// Handing over a chunked body.
@@ -87,10 +103,27 @@ impl HeadGuard {
             ahead: BytesMut::new(),
             phase: Phase::Head { scanned: 0 },
             fault: Arc::clone(&fault),
+            turn: Arc::default(),
             limits,
+            most_fields: FEW_FIELDS,
+            unflushed: false,
             stalled: None,
         };
         (guard, fault)
+    }
+
+    /// Where it is told when a request is answered.
+    pub fn turn(&self) -> Arc<Turn> {
+        Arc::clone(&self.turn)
+    }
+
+    /// How many header fields hyper must be told to take for the head that comes
+    /// next, if the stream ended for that reason alone.
+    pub fn outgrown(&mut self) -> Option<usize> {
+        let Phase::Outgrown { left, head } = self.phase else { return None };
+        self.phase = Phase::Judged { left, framing: head.framing };
+        self.most_fields = head.fields.next_power_of_two();
+        Some(self.most_fields)
     }
 
     /// The stream and what was held behind the upgrade.
@@ -114,13 +147,14 @@ impl HeadGuard {
         }
         let verdict = match head::end_of_head(&self.ahead, scanned) {
             Some(end) if end > self.limits.header_bytes => Err(Reason::LimitHeader),
-            Some(end) => head::read(&self.ahead[..end]).map(|framing| (end, framing)),
+            Some(end) => head::read(&self.ahead[..end]).map(|head| (end, head)),
             None if self.ahead.len() > self.limits.header_bytes => Err(Reason::LimitHeader),
             None if head::is_hopeless(&self.ahead, scanned) => Err(Reason::ProtocolError),
             None => return None,
         };
         Some(match verdict {
-            Ok((left, framing)) => Phase::Judged { left, framing },
+            Ok((left, head)) if head.fields > self.most_fields => Phase::Outgrown { left, head },
+            Ok((left, head)) => Phase::Judged { left, framing: head.framing },
             Err(reason) => {
                 self.fault.0.store(reason as u8, Ordering::Release);
                 self.ahead = BytesMut::new();
@@ -153,6 +187,12 @@ impl HeadGuard {
             self.ahead = BytesMut::new();
         }
         count
+    }
+
+    /// Whether hyper has a request to answer, or an answer to write: the end of
+    /// the stream would now be that of the answer too.
+    fn is_answering(&self) -> bool {
+        self.turn.is_the_gates() || self.unflushed
     }
 
     /// Tracks a client that takes nothing of what is written to it.
@@ -208,6 +248,9 @@ impl AsyncRead for HeadGuard {
                     guard.phase = Phase::Judged { left: whole - count, framing };
                     return Poll::Ready(Ok(()));
                 }
+                Phase::Outgrown { .. } => {
+                    return if guard.is_answering() { Poll::Pending } else { Poll::Ready(Ok(())) };
+                }
                 Phase::Length(0) => guard.phase = Phase::Head { scanned: 0 },
                 Phase::Length(left) => {
                     let whole = *left;
@@ -256,6 +299,7 @@ impl AsyncWrite for HeadGuard {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
+        guard.unflushed = true;
         let written = Pin::new(&mut guard.stream).poll_write(context, bytes)?;
         guard.watch_stall(context, written.is_ready())?;
         written.map(Ok)
@@ -267,6 +311,7 @@ impl AsyncWrite for HeadGuard {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
+        guard.unflushed = true;
         let written = Pin::new(&mut guard.stream).poll_write_vectored(context, slices)?;
         guard.watch_stall(context, written.is_ready())?;
         written.map(Ok)
@@ -277,7 +322,15 @@ impl AsyncWrite for HeadGuard {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        let guard = self.get_mut();
+        ready!(Pin::new(&mut guard.stream).poll_flush(context))?;
+        // hyper flushes once it has written all it has.
+        guard.unflushed = false;
+        if matches!(guard.phase, Phase::Outgrown { .. }) && !guard.is_answering() {
+            // What was read is held back until now: nothing else would wake hyper.
+            context.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderMap, HeaderName};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -40,6 +41,10 @@ impl HttpError {
     }
 }
 
+/// How many header fields an upstream's answer may have; its size is bounded by
+/// hyper's buffer of 400 KiB. hyper sets room aside for all of them.
+pub(super) const ANSWER_FIELDS: usize = 512;
+
 /// Node's servers close an idle connection after five seconds: let go first.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
@@ -50,6 +55,7 @@ impl HttpClient {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(64)
+            .http1_max_headers(ANSWER_FIELDS)
             .build(Dialler { endpoint, connect_timeout });
         HttpClient { client }
     }
@@ -64,8 +70,12 @@ impl HttpClient {
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, HttpError> {
         // The pool wants an absolute URI; there is one endpoint behind any name.
-        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-        if let Ok(uri) = format!("http://upstream{target}").parse::<Uri>() {
+        // Put together from its parts: as one text it could be too long to parse.
+        let mut parts = request.uri().clone().into_parts();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(Authority::from_static("upstream"));
+        parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        if let Ok(uri) = Uri::from_parts(parts) {
             *request.uri_mut() = uri;
         }
         self.client.request(request).await.map_err(HttpError)

@@ -5,14 +5,14 @@
 //! `echo` (and anything unknown) sends each frame back; `close-4321` closes with
 //! that code; `drop` ends the stream after the 101; `drop-in-frame` ends it
 //! inside a frame; `deaf` upgrades and never reads; `silent` never answers;
-//! `answer-403` refuses with that status; `wrong-accept`, `no-accept`,
-//! `unoffered-protocol`, `unoffered-extension` answer an unsound 101; `greet`
-//! sends a message in the segment of the 101; `push-N` sends a binary message of
-//! N bytes; `slow-N` sends the message of N bytes one byte at a time; `ping` starts
-//! with a ping; `flood` sends messages for ever and never reads. An echo that is
-//! told `hang up` ends the stream between two frames. Plain HTTP: `sse` streams
-//! three events, the later two as the test releases them; anything else tells in
-//! JSON what the request was.
+//! `answer-403` refuses with that status; `fields-N` answers with N header fields
+//! more; `wrong-accept`, `no-accept`, `unoffered-protocol`, `unoffered-extension`
+//! answer an unsound 101; `greet` sends a message in the segment of the 101;
+//! `push-N` sends a binary message of N bytes; `slow-N` sends the message of N
+//! bytes one byte at a time; `ping` starts with a ping; `flood` sends messages for
+//! ever and never reads. An echo that is told `hang up` ends the stream between two
+//! frames. Plain HTTP: `sse` streams three events, the later two as the test
+//! releases them; anything else tells in JSON what the request was.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -290,6 +290,11 @@ fn serve_http(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) -> 
             std::thread::sleep(PATIENCE);
             Ok(false)
         }
+        manner if manner.starts_with("fields-") => {
+            let fields = fields(manner);
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n{fields}\r\ntold")?;
+            Ok(true)
+        }
         manner if manner.starts_with("answer-") => {
             let status = manner.trim_start_matches("answer-");
             write!(
@@ -326,6 +331,7 @@ fn serve_upgrade(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) 
     let mut answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
                       Connection: Upgrade\r\n"
         .to_owned();
+    answer.push_str(&fields(manner));
     match manner {
         "no-accept" => {}
         "wrong-accept" => answer.push_str("Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n"),
@@ -448,6 +454,12 @@ fn echo(stream: &mut impl Stream, memory: &Mutex<Memory>, closing: bool) -> Opti
         stream.flush().ok()?;
     }
     None
+}
+
+/// The lines of `fields-N`; none of anything else.
+fn fields(manner: &str) -> String {
+    let count = manner.strip_prefix("fields-").and_then(|count| count.parse().ok()).unwrap_or(0);
+    (0..count).map(|number: usize| format!("x{number}: v\r\n")).collect()
 }
 
 fn accept_of(key: &str) -> String {
