@@ -10,6 +10,13 @@
 //! with each head. So it is told what nearly every head keeps to; before one that
 //! has more ([`HeadGuard::outgrown`]) the stream seems to end, once all that came
 //! before is answered, and whoever serves it starts hyper anew.
+//!
+//! A client may close its half once it has sent its request (`nc -N`, some health
+//! checkers), and so does one that goes away: the two look alike until something
+//! is written. hyper would drop the answer of both. Here the end is kept from it
+//! while there is an answer to come and each part of it comes within
+//! [`HALF_CLOSED`]; so an upstream is still let go of soon after a browser closes
+//! a silent stream of events. hyper's own `half_close` would wait without bound.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -22,7 +29,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{HOST, HeaderMap};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::chunk::Chunked;
 use super::head::{self, Framing, Head};
@@ -39,6 +46,10 @@ const STAND_IN_HOST: &str = "refused.invalid";
 
 /// How many header fields hyper has room for on its stack.
 const FEW_FIELDS: usize = 100;
+
+/// How long a client that sends no more is waited for with the next part of its
+/// answer, though it may be gone.
+const HALF_CLOSED: Duration = Duration::from_secs(5);
 
 /// The verdict on a head, told to whoever answers it.
 #[derive(Debug, Default)]
@@ -74,6 +85,10 @@ pub struct HeadGuard {
     most_fields: usize,
     /// Whether written bytes may not have left yet.
     unflushed: bool,
+    /// Whether the client takes no more at the moment: it is there, then.
+    blocked: bool,
+    /// Until when an answer may take its time, if the client sends no more.
+    half_closed: Option<Pin<Box<Sleep>>>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -107,6 +122,8 @@ impl HeadGuard {
             limits,
             most_fields: FEW_FIELDS,
             unflushed: false,
+            blocked: false,
+            half_closed: None,
             stalled: None,
         };
         (guard, fault)
@@ -124,6 +141,11 @@ impl HeadGuard {
         self.phase = Phase::Judged { left, framing: head.framing };
         self.most_fields = head.fields.next_power_of_two();
         Some(self.most_fields)
+    }
+
+    /// Whether the stream ended within a head.
+    pub fn has_part_of_a_head(&self) -> bool {
+        matches!(self.phase, Phase::Head { .. }) && !self.ahead.is_empty()
     }
 
     /// The stream and what was held behind the upgrade.
@@ -195,10 +217,33 @@ impl HeadGuard {
         self.turn.is_the_gates() || self.unflushed
     }
 
+    /// Waits until the end of the stream may be told, between two requests.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.is_answering() {
+            return Poll::Ready(());
+        }
+        let sleep = self.half_closed.get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED)));
+        if self.blocked {
+            return Poll::Pending;
+        }
+        sleep.as_mut().poll(context)
+    }
+
+    /// Whether something that was read is kept from hyper until it has answered.
+    fn is_holding_back(&self) -> bool {
+        self.half_closed.is_some() || matches!(self.phase, Phase::Outgrown { .. })
+    }
+
     /// Tracks a client that takes nothing of what is written to it.
     fn watch_stall(&mut self, context: &mut Context<'_>, moved: bool) -> io::Result<()> {
+        self.blocked = !moved;
         if moved {
             self.stalled = None;
+            if let Some(sleep) = &mut self.half_closed {
+                sleep.as_mut().reset(Instant::now() + HALF_CLOSED);
+                // Not over yet; but hyper may not read again before it is.
+                let _ = sleep.as_mut().poll(context).is_pending();
+            }
             return Ok(());
         }
         let Some(limit) = self.limits.write_stall else { return Ok(()) };
@@ -231,7 +276,7 @@ impl AsyncRead for HeadGuard {
                     }
                     guard.phase = Phase::Head { scanned: guard.ahead.len() };
                     if ready!(guard.poll_fill(context))? {
-                        return Poll::Ready(Ok(()));
+                        return guard.poll_end(context).map(Ok);
                     }
                 }
                 Phase::Judged { left: 0, framing } => {
@@ -326,8 +371,8 @@ impl AsyncWrite for HeadGuard {
         ready!(Pin::new(&mut guard.stream).poll_flush(context))?;
         // hyper flushes once it has written all it has.
         guard.unflushed = false;
-        if matches!(guard.phase, Phase::Outgrown { .. }) && !guard.is_answering() {
-            // What was read is held back until now: nothing else would wake hyper.
+        if guard.is_holding_back() && !guard.is_answering() {
+            // Nothing else would make hyper read.
             context.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))

@@ -12,7 +12,9 @@
 //! bytes one byte at a time; `ping` starts with a ping; `flood` sends messages for
 //! ever and never reads. An echo that is told `hang up` ends the stream between two
 //! frames. Plain HTTP: `sse` streams three events, the later two as the test
-//! releases them; anything else tells in JSON what the request was.
+//! releases them; `later-N` answers after N ms; `await` never answers, and
+//! `await-stream` streams one event, until the connection ends; anything else tells
+//! in JSON what the request was.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -190,8 +192,8 @@ impl Upstream {
         self.memory.lock().expect("no server died").messages.clone()
     }
 
-    /// How each finished WebSocket ended for the upstream: the close code, or
-    /// `None` for an end without Close.
+    /// How each finished WebSocket (or `await`) ended for the upstream: the close
+    /// code, or `None` for an end without Close.
     pub(crate) fn closes(&self) -> Vec<Option<u16>> {
         self.memory.lock().expect("no server died").closes.clone()
     }
@@ -269,7 +271,22 @@ fn serve_http(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) -> 
             body.extend(chunk);
         }
     }
+    if let Some(wait) = seen.manner().strip_prefix("later-") {
+        std::thread::sleep(Duration::from_millis(wait.parse().map_err(io::Error::other)?));
+    }
     match seen.manner() {
+        "await" | "await-stream" => {
+            if seen.manner() == "await-stream" {
+                stream.write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                      Transfer-Encoding: chunked\r\n\r\n4\r\n: 1\n\r\n",
+                )?;
+            }
+            // An error is an end too.
+            let _ = stream.read(&mut [0]);
+            memory.lock().expect("no server died").closes.push(None);
+            Ok(false)
+        }
         "sse" => {
             stream.write_all(
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
