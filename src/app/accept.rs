@@ -25,7 +25,7 @@ use crate::handshake::{Answer, GuardLimits, HeadGuard};
 use crate::listener::{Accepted, Listener};
 use crate::pipeline::{Gate, Link, Slots, raw_refusal, serve as answer};
 use crate::stream::Stream;
-use crate::telemetry::Record;
+use crate::telemetry::{LogLevel, Record};
 
 /// How long a refused client may take to read why.
 const LINGER: Duration = Duration::from_secs(1);
@@ -85,6 +85,7 @@ impl Serving {
         let Serving { gate, slots, acceptor, closing } = self;
         let limits = gate.plans.load().limits.clone();
         let header_timeout = limits.header_timeout.limit();
+        let peer = accepted.peer;
         let (stream, tls) = match (accepted.stream, acceptor) {
             (Stream::Tcp(tcp), Some(acceptor)) => {
                 let accepting = acceptor.accept(tcp);
@@ -95,7 +96,9 @@ impl Serving {
                     None => accepting.await.ok(),
                 };
                 // A peer that does not speak TLS can be told nothing.
-                let Some(stream) = accepted else { return };
+                let Some(stream) = accepted else {
+                    return say_silent(&gate, peer, "a connection without a TLS handshake");
+                };
                 (Stream::TlsServer(Box::new(stream)), true)
             }
             (stream, _) => (stream, false),
@@ -105,7 +108,7 @@ impl Serving {
             write_stall: limits.http_body_timeout.limit(),
         };
         let (guard, fault) = HeadGuard::new(stream, guard_limits);
-        let link = Arc::new(Link::new(accepted.peer, tls, fault, slots));
+        let link = Arc::new(Link::new(peer, tls, fault, slots));
         let Some((stream, ahead)) =
             serve_http(gate, &link, guard, guard_limits.header_bytes, header_timeout, closing)
                 .await
@@ -157,13 +160,31 @@ async fn serve_http(
                 std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await
             }
         };
-        served.ok()?;
         guard = connection.into_parts().io.into_inner();
-        match guard.outgrown() {
-            Some(fields) => drop(builder.max_headers(fields)),
-            None => return Some(guard.into_parts()),
+        if served.is_ok()
+            && let Some(fields) = guard.outgrown()
+        {
+            builder.max_headers(fields);
+            continue;
         }
+        let timed_out = served.as_ref().is_err_and(hyper::Error::is_timeout);
+        if guard.has_part_of_a_head() {
+            let record = Record::open(&gate.telemetry, "-", link.peer);
+            if timed_out {
+                record.unanswered(Reason::Stalled);
+            }
+        } else if !asked.load(Ordering::Relaxed) {
+            say_silent(&gate, link.peer, "a connection without a request");
+        }
+        return served.ok().map(|()| guard.into_parts());
     }
+}
+
+/// A load balancer that looks whether the port is open is nothing to log as a
+/// rule, and nor is a peer that could be told nothing.
+fn say_silent(gate: &Gate, peer: Option<IpAddr>, message: &str) {
+    let peer = serde_json::Value::from(peer.map(|peer| peer.to_string()));
+    gate.telemetry.log.event(LogLevel::Debug, message, &[("peer", peer)]);
 }
 
 /// Waits until the listeners close.

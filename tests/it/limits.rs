@@ -229,6 +229,19 @@ fn a_head_that_does_not_come_ends_the_connection_in_time() {
         assert!(began.elapsed() > Duration::from_millis(300), "{:?}", began.elapsed());
     }
     let mut stream = dial(gate.address());
+    stream.write_all(&Request::get("/ws/report").cookie(&token("alice")).bytes()).expect("sent");
+    assert_eq!(Response::read(&mut stream).expect("an answer").status, 200);
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    // Of the four only the one with half a head is a request that was refused.
+    let line = gate.line("of the refusal", |line| line["reason"] == "stalled");
+    assert_eq!((&line["outcome"], &line["peer"]), (&"refused".into(), &"127.0.0.1".into()));
+    assert!(line["status"].is_null() && line["url"].is_null(), "{line}");
+    let stalled = ["route=\"none\"", "outcome=\"refused\"", "reason=\"stalled\""];
+    assert!((gate.metric("sockgate_auth_decisions_total", &stalled) - 1.0).abs() < 0.5);
+    assert!(gate.metric("sockgate_http_requests_total", &["route=\"none\""]) < 0.5);
+
+    let mut stream = dial(gate.address());
     let began = Instant::now();
     let mut dripping = true;
     while dripping && began.elapsed() < PATIENCE {
@@ -236,7 +249,27 @@ fn a_head_that_does_not_come_ends_the_connection_in_time() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(began.elapsed() < Duration::from_secs(5), "one byte at a time held the head open");
-    upstream.saw_nothing();
+    assert_eq!(upstream.seen().len(), 1);
+}
+
+#[test]
+fn a_client_that_leaves_inside_its_head_is_logged_and_a_port_check_is_not() {
+    let upstream = Upstream::start();
+    let gate = start("header_timeout: 10s", &upstream);
+    drop(dial(gate.address()));
+    let mut half = dial(gate.address());
+    half.write_all(b"GET /ws/a HTTP/1.1\r\n").expect("sent");
+    drop(half);
+    gate.line("of who left", |line| line["outcome"] == "abandoned");
+    let lines = gate.lines();
+    assert_eq!(lines.iter().filter(|line| line["peer"].is_string()).count(), 1, "{lines:#?}");
+
+    let config = format!("{}log: {{ level: debug }}\n", members(&upstream.ws()));
+    let gate = Gate::start(&config);
+    drop(dial(gate.address()));
+    gate.line("of the port check", |line| {
+        line["message"] == "a connection without a request" && line["peer"] == "127.0.0.1"
+    });
 }
 
 #[test]
