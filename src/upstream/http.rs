@@ -27,6 +27,7 @@ pub type RequestBody =
 /// Sends requests to one endpoint.
 pub struct HttpClient {
     client: Client<Dialler, RequestBody>,
+    dialler: Dialler,
 }
 
 /// Why there is no response.
@@ -51,13 +52,19 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 impl HttpClient {
     /// A client for `endpoint`; a connection takes `connect_timeout` at most.
     pub fn new(endpoint: Arc<Endpoint>, connect_timeout: Duration) -> HttpClient {
+        let dialler = Dialler { endpoint, connect_timeout };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(64)
             .http1_max_headers(ANSWER_FIELDS)
-            .build(Dialler { endpoint, connect_timeout });
-        HttpClient { client }
+            .build(dialler.clone());
+        HttpClient { client, dialler }
+    }
+
+    /// Whether [`HttpClient::new`] with these would connect as this one does.
+    pub fn is_for(&self, endpoint: &Endpoint, connect_timeout: Duration) -> bool {
+        self.dialler.connect_timeout == connect_timeout && self.dialler.endpoint.is_same(endpoint)
     }
 
     /// Sends `request`, whose URI is path and query alone.

@@ -115,3 +115,31 @@ fn what_needs_a_restart_is_said() {
     old.echoes("still here");
     Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address()).echoes("as before");
 }
+
+#[test]
+fn connections_to_an_unchanged_upstream_are_used_again_after_a_reload() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&members(&upstream.ws()));
+    let connection = || {
+        let request = Request::get("/ws/report").cookie(&token("alice"));
+        assert_eq!(request.send(gate.address()).status, 200);
+        upstream.last().connection
+    };
+    let reloads = || gate.metric(OUTCOMES, &["outcome=\"success\""]);
+    let reload = |config: &str| {
+        let before = reloads();
+        gate.rewrite(config);
+        eventually("the new file is live", || reloads() > before);
+    };
+    let first = connection();
+    reload(&(members(&upstream.ws()) + "limits: { ping_interval: 20s }\n"));
+    assert_eq!(connection(), first);
+    let other = members(&upstream.ws()) + "limits: { upstream_connect_timeout: 2s }\n";
+    reload(&other);
+    assert_ne!(connection(), first, "connections are made in another way now");
+    let second = Upstream::start();
+    reload(&other.replace(&upstream.ws(), &second.ws()));
+    let request = Request::get("/ws/report").cookie(&token("alice"));
+    assert_eq!(request.send(gate.address()).status, 200);
+    assert_eq!(second.seen().len(), 1);
+}
