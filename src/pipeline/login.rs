@@ -16,7 +16,7 @@ use super::after::refuse;
 use super::exchange::Exchange;
 use super::session::Session;
 use super::slots::Slot;
-use super::upgrade::{Failure, dial, greeting};
+use super::upgrade::{Failure, dial, relay_settings};
 use crate::clock;
 use crate::close::Reason;
 use crate::connection::Carrier;
@@ -102,9 +102,9 @@ impl Login {
         {
             return self.end(client, Reason::UpstreamUnavailable.into()).await;
         }
-        let greeting = greeting(&self.exchange, &identity, Some(&message));
+        let settings = relay_settings(&self.exchange, &identity, Some(&message), &upstream.headers);
         let Login { exchange, record, ip_slot, .. } = *self;
-        let session = Session::new(exchange, record, admitted.place, ip_slot, greeting, &identity);
+        let session = Session::new(exchange, record, admitted.place, ip_slot, settings, &identity);
         let (client, ahead) = client.into_parts();
         drop((awaited, gate));
         session.run(client, ahead, upstream.stream, upstream.ahead).await;

@@ -24,7 +24,7 @@ pub(super) struct Session {
     record: Record,
     place: Place,
     ip_slot: Option<IpSlot>,
-    greeting: Bytes,
+    settings: RelaySettings,
     tap: Option<Box<dyn Tap>>,
 }
 
@@ -35,14 +35,14 @@ impl Session {
         mut record: Record,
         place: Place,
         ip_slot: Option<IpSlot>,
-        greeting: Bytes,
+        settings: RelaySettings,
         identity: &Arc<Identity>,
     ) -> Box<Session> {
         record.admitted();
         let gate = Arc::clone(&exchange.gate);
         let plan = Arc::clone(&exchange.plan);
         let tap = LoginTap::for_second_logins(&exchange, identity);
-        Box::new(Session { gate, plan, record, place, ip_slot, greeting, tap })
+        Box::new(Session { gate, plan, record, place, ip_slot, settings, tap })
     }
 
     /// Relays until both sides are done.
@@ -53,8 +53,7 @@ impl Session {
         upstream: Stream,
         upstream_ahead: Bytes,
     ) {
-        let Session { gate, plan, record, place, ip_slot, greeting, tap } = *self;
-        let settings = RelaySettings { message_bytes: plan.message_bytes(), greeting };
+        let Session { gate, plan, record, place, ip_slot, settings, tap } = *self;
         let control = Arc::clone(&place.entry().control);
         let ended = relay(
             client,

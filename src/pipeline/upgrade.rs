@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use http::{Response, StatusCode};
 use http_body_util::{Either, Full};
@@ -25,9 +26,11 @@ use crate::close::Reason;
 use crate::connection::Carrier;
 use crate::credential::Finding;
 use crate::expression::Variables;
-use crate::handshake::{Kind, accept_for};
+use crate::handshake::{Kind, accept_for, tokens};
 use crate::identity::Identity;
 use crate::policy::Reject;
+use crate::relay::RelaySettings;
+use crate::relay::frame::Extensions;
 use crate::telemetry::Record;
 use crate::upstream::{UpgradeError, UpgradeRequest, Upgraded, connect, strip_hop_by_hop};
 
@@ -80,6 +83,7 @@ impl Upgrade<'_> {
         upgraded: Upgraded,
     ) -> Response<Body> {
         let Upgraded { stream, ahead, mut headers } = upgraded;
+        let settings = relay_settings(&self.exchange, identity, None, &headers);
         strip_hop_by_hop(&mut headers);
         headers.remove(SEC_WEBSOCKET_ACCEPT);
         // A browser that offered nothing but a marker and its token fails without an answer.
@@ -90,8 +94,7 @@ impl Upgrade<'_> {
         }
         let response = self.switching(headers);
         let Upgrade { link, exchange, record, ip_slot } = self;
-        let greeting = greeting(&exchange, identity, None);
-        let session = Session::new(exchange, record, admitted.place, ip_slot, greeting, identity);
+        let session = Session::new(exchange, record, admitted.place, ip_slot, settings, identity);
         link.leave(After::new(Task::Relay { session, upstream: stream, ahead }));
         response
     }
@@ -204,8 +207,23 @@ pub(super) async fn dial(
     Err(failure)
 }
 
+/// What the relay of an admitted connection is told; `headers` are those of the
+/// upstream's 101.
+pub(super) fn relay_settings(
+    exchange: &Exchange,
+    identity: &Identity,
+    message: Option<&serde_json::Value>,
+    headers: &HeaderMap,
+) -> RelaySettings {
+    RelaySettings {
+        message_bytes: exchange.plan.message_bytes(),
+        extensions: Extensions::agreed(tokens(headers, &SEC_WEBSOCKET_EXTENSIONS)),
+        greeting: greeting(exchange, identity, message),
+    }
+}
+
 /// `accept_message` as a frame; no bytes if there is none.
-pub(super) fn greeting(
+fn greeting(
     exchange: &Exchange,
     identity: &Identity,
     message: Option<&serde_json::Value>,

@@ -28,8 +28,8 @@ pub trait Tap: Send {
         text: bool,
     ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>>;
 
-    /// Follows a message that is too large or too strange to be held; its last
-    /// bytes can still be kept from the upstream.
+    /// Follows a message that is too large to be held; its last bytes can still
+    /// be kept from the upstream.
     fn watch(&self) -> Option<Box<dyn Watch>> {
         None
     }
@@ -85,7 +85,7 @@ enum State {
     Between,
     /// A message is held back.
     Holding,
-    /// A message is too large or too strange to be taken: it is passed on.
+    /// A message is too large to be taken: it is passed on.
     Passing,
 }
 
@@ -164,7 +164,7 @@ impl Assembly {
             match pipe.next(&bytes[read..], rules) {
                 Next::Hungry => break Stop::Hungry,
                 Next::OwnPong(length) => read += length,
-                Next::Violation(reason) => break Stop::Violation(reason),
+                Next::Violation(reason, code) => break Stop::Violation(reason, code),
                 Next::Frame(header) => {
                     let (head, rest) = bytes[read..].split_at(header.len);
                     pipe.enter(&header, rest, rules);
@@ -230,17 +230,13 @@ impl Assembly {
             }
             return;
         }
-        // A message that begins inside another, or in its middle, is the
-        // upstream's to refuse; it may be lenient.
-        if header.opcode != Opcode::CONTINUATION || self.state == State::Between {
-            pipe.insert(&self.release());
+        if header.opcode != Opcode::CONTINUATION {
             self.state = State::Holding;
             self.watch = None;
         }
-        let known = matches!(header.opcode, Opcode::TEXT | Opcode::BINARY | Opcode::CONTINUATION);
         let length = (self.raw.len() + header.len) as u64;
         let fits = length.saturating_add(header.payload) <= self.tap.max_bytes() as u64;
-        if self.state == State::Holding && (!known || header.rsv != 0 || !fits) {
+        if self.state == State::Holding && !fits {
             self.outgrow(pipe);
         }
         if !self.is_judging() {

@@ -1,8 +1,6 @@
 //! sockgate as the server end of a WebSocket, before there is an upstream:
 //! the one message that may authenticate a client, and refusals that a client
 //! can read (RFC 6455 §5.4–5.6, §7).
-//!
-//! Unlike the relay it judges frames by the RFC, since nobody else will.
 
 use std::io;
 
@@ -12,7 +10,8 @@ use tokio::time::{Duration, timeout};
 
 use super::CLOSING;
 use super::frame::{
-    FrameScanner, Header, MAX_CONTROL_PAYLOAD, Opcode, Step, apply_mask, encode_close, encode_frame,
+    Extensions, FrameScanner, Header, InvalidClose, Opcode, Step, apply_mask, encode_close,
+    encode_frame, judged_close,
 };
 use crate::stream::Stream;
 
@@ -48,8 +47,8 @@ pub enum EndpointError {
     /// The client broke the protocol: close with 1002.
     #[error("the client broke the WebSocket protocol")]
     ProtocolError,
-    /// A text message is not UTF-8: close with 1007.
-    #[error("the client sent a text message that is not UTF-8")]
+    /// A text message, or the reason of a Close, is not UTF-8: close with 1007.
+    #[error("the client sent text that is not UTF-8")]
     NotUtf8,
     /// The message, or what came around it, is larger than allowed.
     #[error("the client's message is too large")]
@@ -70,6 +69,15 @@ impl EndpointError {
             EndpointError::NotUtf8 => Some(1007),
             EndpointError::TooLarge => Some(1009),
             EndpointError::Gone { .. } => None,
+        }
+    }
+}
+
+impl From<InvalidClose> for EndpointError {
+    fn from(close: InvalidClose) -> EndpointError {
+        match close {
+            InvalidClose::Code => EndpointError::ProtocolError,
+            InvalidClose::NotUtf8 => EndpointError::NotUtf8,
         }
     }
 }
@@ -207,15 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Endpoint<S> {
             Err(_) => return Err(EndpointError::ProtocolError),
         };
         let continues = self.text.is_some();
-        let fits = match header.opcode {
-            Opcode::TEXT | Opcode::BINARY => !continues,
-            Opcode::CONTINUATION => continues,
-            Opcode::CLOSE | Opcode::PING | Opcode::PONG => {
-                header.fin && header.payload <= MAX_CONTROL_PAYLOAD as u64
-            }
-            _ => false,
-        };
-        if header.mask.is_none() || header.rsv != 0 || !header.is_minimal() || !fits {
+        if header.mask.is_none() || !header.may_come(continues, Extensions::None) {
             return Err(EndpointError::ProtocolError);
         }
         let total = (self.message.len() as u64).saturating_add(header.payload);
@@ -237,7 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Endpoint<S> {
             }
             Opcode::CLOSE => {
                 self.close_seen = true;
-                let code = received_code(payload)?;
+                let code = judged_close(payload)?;
                 self.close_sent = true;
                 let echo = if code == 1005 { &[] } else { &payload[..2] };
                 self.outgoing.extend_from_slice(&encode_frame(Opcode::CLOSE, echo, None));
@@ -270,21 +270,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Endpoint<S> {
         }
         self.outgoing = BytesMut::new();
         self.stream.flush().await
-    }
-}
-
-/// The code of a Close's unmasked payload, if RFC 6455 §5.5.1 and §7.4 allow it.
-fn received_code(payload: &[u8]) -> Result<u16, EndpointError> {
-    let code = match payload {
-        [] => return Ok(1005),
-        [high, low, reason @ ..] if std::str::from_utf8(reason).is_ok() => {
-            u16::from_be_bytes([*high, *low])
-        }
-        [..] => return Err(EndpointError::ProtocolError),
-    };
-    match code {
-        1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(code),
-        _ => Err(EndpointError::ProtocolError),
     }
 }
 

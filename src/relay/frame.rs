@@ -1,9 +1,8 @@
 //! Frame headers (RFC 6455 §5.2): following them through a byte stream without
 //! touching payload, and writing the few frames that sockgate itself sends.
 //!
-//! Nothing here judges a frame. Reserved opcodes and bits, and oversized control
-//! frames are for the peer to refuse; only a length that cannot exist is an
-//! error, since no boundary can be found behind it.
+//! What a frame may be is judged from its head alone (§5.2–5.5), since payload
+//! passes unread; only a Close, which is small, is judged whole (§5.5.1).
 
 /// The longest header: 2 bytes, a 64-bit length, a mask.
 pub const MAX_HEADER: usize = 14;
@@ -36,6 +35,29 @@ pub struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a frame's payload length has its most significant bit set")]
 pub struct Malformed;
+
+/// A Close whose payload RFC 6455 §5.5.1 and §7.4 do not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidClose {
+    /// Half a code, or one that must not be sent.
+    #[error("a Close without a code that may be sent")]
+    Code,
+    /// The reason is not UTF-8.
+    #[error("a Close whose reason is not UTF-8")]
+    NotUtf8,
+}
+
+/// What two peers agreed on beyond RFC 6455, as far as a frame's head tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extensions {
+    /// Nothing: no reserved bit and no reserved opcode has a meaning.
+    #[default]
+    None,
+    /// permessage-deflate alone: RSV1 on a message's first frame (RFC 7692 §6).
+    Deflate,
+    /// Something else, which may use every reserved bit and opcode.
+    Other,
+}
 
 /// Where in its frames one direction of a connection is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +99,36 @@ impl Opcode {
     pub fn is_control(self) -> bool {
         self.0 & 0x8 != 0
     }
+
+    /// Whether only an extension can have given it a meaning (§5.2).
+    fn is_reserved(self) -> bool {
+        self.0 & 0x7 > 2
+    }
+}
+
+impl Extensions {
+    /// What the entries of the `Sec-WebSocket-Extensions` of a 101 agree on.
+    pub fn agreed<'a>(entries: impl Iterator<Item = &'a str>) -> Extensions {
+        entries.fold(Extensions::None, |agreed, entry| {
+            let name = entry.split(';').next().unwrap_or_default().trim();
+            if agreed != Extensions::Other && name.eq_ignore_ascii_case("permessage-deflate") {
+                Extensions::Deflate
+            } else {
+                Extensions::Other
+            }
+        })
+    }
+
+    fn allow(self, header: &Header) -> bool {
+        match self {
+            Extensions::None => header.rsv == 0 && !header.opcode.is_reserved(),
+            Extensions::Deflate => {
+                let begins = matches!(header.opcode, Opcode::TEXT | Opcode::BINARY);
+                !header.opcode.is_reserved() && (header.rsv == 0 || header.rsv == 4 && begins)
+            }
+            Extensions::Other => true,
+        }
+    }
 }
 
 impl Header {
@@ -111,8 +163,20 @@ impl Header {
         }))
     }
 
+    /// Whether the frame may come now, `in_message` or between two (RFC 6455
+    /// §5.2, §5.4, §5.5): all that its head tells but the mask.
+    pub fn may_come(&self, in_message: bool, extensions: Extensions) -> bool {
+        let fits = match self.opcode {
+            Opcode::TEXT | Opcode::BINARY => !in_message,
+            Opcode::CONTINUATION => in_message,
+            opcode if opcode.is_control() => self.fin && self.payload <= MAX_CONTROL_PAYLOAD as u64,
+            _ => true,
+        };
+        fits && self.is_minimal() && extensions.allow(self)
+    }
+
     /// Whether the length is in its shortest form, as it must be.
-    pub fn is_minimal(&self) -> bool {
+    fn is_minimal(&self) -> bool {
         let length = match self.payload {
             0..126 => 0,
             126..65_536 => 2,
@@ -206,8 +270,27 @@ pub fn encode_ping(token: [u8; 8]) -> [u8; 10] {
     frame
 }
 
+/// The code of a Close's whole payload, unmasked; 1005 for an empty one (§7.1.5).
+///
+/// # Errors
+/// [`InvalidClose`].
+pub fn judged_close(payload: &[u8]) -> Result<u16, InvalidClose> {
+    let code = match payload {
+        [] => return Ok(1005),
+        [_] => return Err(InvalidClose::Code),
+        [high, low, reason @ ..] => {
+            std::str::from_utf8(reason).map_err(|_| InvalidClose::NotUtf8)?;
+            u16::from_be_bytes([*high, *low])
+        }
+    };
+    match code {
+        1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(code),
+        _ => Err(InvalidClose::Code),
+    }
+}
+
 /// The code of a Close frame of which `payload` holds at least the first two
-/// bytes that it has, still masked: 1005 for an empty one (§7.1.5).
+/// bytes that it has, still masked: 1005 where there are none (§7.1.5).
 pub fn close_code(header: &Header, payload: &[u8]) -> u16 {
     match (header.payload, payload) {
         (2.., [high, low, ..]) => {
@@ -239,11 +322,67 @@ mod tests {
     }
 
     #[test]
-    fn a_length_with_the_top_bit_is_the_only_error() {
+    fn a_length_with_the_top_bit_cannot_be_read_past() {
         assert_eq!(Header::parse(&[0x82, 127, 0x80]), Err(Malformed));
         let strange = [0xff, 126, 0, 1];
         let header = Header::parse(&strange).unwrap().unwrap();
         assert_eq!((header.opcode.bits(), header.rsv, header.payload), (15, 7, 1));
+    }
+
+    #[test]
+    fn what_may_come_depends_on_the_message_and_on_what_was_agreed() {
+        use Extensions::{Deflate, None, Other};
+        let ping_of_126 = [0x89, 126, 0, 126];
+        let text_of_5_in_64_bits = [0x81, 127, 0, 0, 0, 0, 0, 0, 0, 5];
+        // Between messages, and in one, without and with extensions.
+        for (head, between, within) in [
+            (&[0x81, 5][..], [true; 3], [false; 3]),
+            (&[0x02, 5], [true; 3], [false; 3]),
+            (&[0x80, 5], [false; 3], [true; 3]),
+            (&[0x00, 5], [false; 3], [true; 3]),
+            (&[0x8a, 125], [true; 3], [true; 3]),
+            (&[0x09, 5], [false; 3], [false; 3]),
+            (&ping_of_126, [false; 3], [false; 3]),
+            (&text_of_5_in_64_bits, [false; 3], [false; 3]),
+            (&[0xc1, 5], [false, true, true], [false; 3]),
+            (&[0xa2, 5], [false, false, true], [false; 3]),
+            (&[0xc0, 5], [false; 3], [false, false, true]),
+            (&[0xc9, 5], [false, false, true], [false, false, true]),
+            (&[0x83, 5], [false, false, true], [false, false, true]),
+            (&[0x8b, 5], [false, false, true], [false, false, true]),
+        ] {
+            let header = Header::parse(head).unwrap().unwrap();
+            let allowed =
+                |within| [None, Deflate, Other].map(|agreed| header.may_come(within, agreed));
+            assert_eq!((allowed(false), allowed(true)), (between, within), "{head:x?}");
+        }
+    }
+
+    #[test]
+    fn only_permessage_deflate_is_known_by_its_bits() {
+        let agreed = |value: &'static str| Extensions::agreed(value.split(',').map(str::trim));
+        assert_eq!(Extensions::agreed(std::iter::empty()), Extensions::None);
+        assert_eq!(agreed("Permessage-Deflate ; client_max_window_bits=9"), Extensions::Deflate);
+        assert_eq!(agreed("permessage-deflate, permessage-bzip2"), Extensions::Other);
+        assert_eq!(agreed("x-mux, permessage-deflate"), Extensions::Other);
+    }
+
+    #[test]
+    fn a_close_has_a_code_that_may_be_sent_and_readable_words() {
+        for (payload, code) in [
+            (&b""[..], Ok(1005)),
+            (b"\x03\xe8", Ok(1000)),
+            (b"\x0f\xa1bye", Ok(4001)),
+            (b"x", Err(InvalidClose::Code)),
+            (b"\x03\xe7", Err(InvalidClose::Code)),
+            (b"\x03\xed", Err(InvalidClose::Code)),
+            (b"\x03\xee", Err(InvalidClose::Code)),
+            (b"\x03\xf7", Err(InvalidClose::Code)),
+            (b"\x13\x88", Err(InvalidClose::Code)),
+            (b"\x03\xe8\xff", Err(InvalidClose::NotUtf8)),
+        ] {
+            assert_eq!(judged_close(payload), code, "{payload:x?}");
+        }
     }
 
     #[test]

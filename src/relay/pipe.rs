@@ -58,6 +58,8 @@ pub(super) enum Course {
     Pass,
     /// It is passed on up to the end of the frame; then a Close is due.
     Finish,
+    /// It is passed on up to the source's own Close or end; then ours is due.
+    Await,
     /// It is read for its Close frame and dropped.
     Discard,
     /// The same, but frame boundaries are lost.
@@ -93,8 +95,11 @@ pub(super) enum Moved {
     Nothing,
     /// Something was read or written.
     Something,
-    /// The source broke a rule with the frame that comes next.
-    Violation(Reason),
+    /// The Close that was awaited comes next.
+    Answered,
+    /// The source broke a rule with the frame that comes next; the code to close
+    /// with.
+    Violation(Reason, u16),
 }
 
 impl Pipe {
@@ -207,12 +212,13 @@ impl Pipe {
             self.write(writer, context, &bytes[..scan.forward]);
         }
         match scan.stop {
-            Stop::Violation(_) if self.is_discarding() => {
+            Stop::Violation(..) if self.is_discarding() => {
                 self.course = Course::Blind;
                 self.unread = Box::default();
                 Moved::Something
             }
-            Stop::Violation(reason) => Moved::Violation(reason),
+            Stop::Violation(reason, code) => Moved::Violation(reason, code),
+            Stop::Answer => Moved::Answered,
             Stop::End | Stop::Hungry | Stop::Boundary => Moved::Something,
         }
     }

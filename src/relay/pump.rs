@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,7 +17,7 @@ use tokio::time::{Sleep, sleep};
 use super::CLOSING;
 use super::assembly::{Assembly, Tap, TapVerdict};
 use super::control::{Control, Direction};
-use super::frame::{encode_close, encode_ping};
+use super::frame::{Extensions, encode_close, encode_ping};
 use super::pipe::{Course, Moved, Pipe, Source, Target};
 use super::scan::{Gap, Rules};
 use super::scratch::Scratch;
@@ -29,6 +30,8 @@ use crate::stream::Stream;
 pub struct RelaySettings {
     /// The most payload bytes of one message, as on the wire, either way.
     pub message_bytes: Option<u64>,
+    /// What the two peers agreed on in their handshake.
+    pub extensions: Extensions,
     /// Encoded frames for the client, before any from the upstream.
     pub greeting: Bytes,
 }
@@ -91,6 +94,7 @@ pub(super) struct Pump<C, U> {
     control: Arc<Control>,
     ticker: Arc<Ticker>,
     limit: u64,
+    extensions: Extensions,
     /// The payload of this connection's pings, once there was one.
     token: Option<[u8; 8]>,
     assembly: Option<Box<Assembly>>,
@@ -99,6 +103,9 @@ pub(super) struct Pump<C, U> {
     ended: Option<Ended>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
+
+/// How long an upstream may take to answer for a client that broke a rule.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// How many reads each way one poll makes before other tasks get a turn.
 const ROUNDS: usize = 16;
@@ -124,6 +131,7 @@ where
             control,
             ticker,
             limit: settings.message_bytes.unwrap_or(u64::MAX),
+            extensions: settings.extensions,
             token: None,
             assembly: tap.map(|tap| Box::new(Assembly::new(tap))),
             closing: None,
@@ -136,7 +144,10 @@ where
         // Before anything spends the task's budget: a flood must not keep the
         // deadline from being seen.
         if self.is_overdue(context) {
-            return Poll::Ready(self.finish(context));
+            if self.down.course != Course::Await {
+                return Poll::Ready(self.finish(context));
+            }
+            self.stop_awaiting();
         }
         let mut scratch = Scratch::borrow();
         let now = self.ticker.now();
@@ -163,7 +174,8 @@ where
     /// Nothing more can be done now: the timer runs if one is due.
     fn rest(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
         if self.deadline.is_none() && self.is_winding_down() {
-            self.deadline = Some(Box::pin(sleep(CLOSING)));
+            let most = if self.down.course == Course::Await { ANSWER } else { CLOSING };
+            self.deadline = Some(Box::pin(sleep(most)));
             if self.is_overdue(context) {
                 return Poll::Ready(self.finish(context));
             }
@@ -198,6 +210,24 @@ where
             if pipe.course == Course::Pass {
                 pipe.course = Course::Finish;
             }
+        }
+    }
+
+    /// The client broke a rule. Its upstream hears of it at once, the client only
+    /// behind what the upstream still has to say to the messages before.
+    fn fail_client(&mut self, reason: Reason, code: u16) {
+        self.close(Initiator::Sockgate, reason, code);
+        if self.down.course == Course::Finish && self.down.peer_close.is_none() {
+            self.down.course = Course::Await;
+        }
+    }
+
+    /// The upstream has said its last: now the client is closed, with all the
+    /// time that a closing handshake has.
+    fn stop_awaiting(&mut self) {
+        if self.down.course == Course::Await {
+            self.down.course = Course::Finish;
+            self.deadline = None;
         }
     }
 
@@ -262,13 +292,18 @@ where
             control: &self.control,
             now,
             limit: self.limit,
+            extensions: self.extensions,
             token: self.token,
             gap: if self.up.course == Course::Finish { Gap::Frames } else { Gap::None },
         };
         let (reader, writer) = (&mut self.client, &mut self.upstream);
         let assembly = self.assembly.as_deref_mut();
-        let moved = self.up.step(reader, writer, context, scratch, &rules, assembly);
-        self.heed(moved)
+        match self.up.step(reader, writer, context, scratch, &rules, assembly) {
+            Moved::Violation(reason, code) => self.fail_client(reason, code),
+            Moved::Nothing => return false,
+            Moved::Something | Moved::Answered => {}
+        }
+        true
     }
 
     fn step_down(&mut self, context: &mut Context<'_>, scratch: &mut [u8], now: u32) -> bool {
@@ -277,24 +312,21 @@ where
             control: &self.control,
             now,
             limit: self.limit,
+            extensions: self.extensions,
             token: None,
             gap: self.gap(),
         };
         let (reader, writer) = (&mut self.upstream, &mut self.client);
-        let moved = self.down.step(reader, writer, context, scratch, &rules, None);
-        self.heed(moved)
-    }
-
-    fn heed(&mut self, moved: Moved) -> bool {
-        match moved {
-            Moved::Nothing => false,
-            Moved::Something => true,
-            Moved::Violation(reason) => {
-                let code = if reason == Reason::MessageTooLarge { 1009 } else { 1002 };
+        match self.down.step(reader, writer, context, scratch, &rules, None) {
+            Moved::Violation(reason, code) => {
+                self.stop_awaiting();
                 self.close(Initiator::Sockgate, reason, code);
-                true
             }
+            Moved::Answered => self.stop_awaiting(),
+            Moved::Nothing => return false,
+            Moved::Something => {}
         }
+        true
     }
 
     fn judge(&mut self, context: &mut Context<'_>) -> bool {
@@ -323,6 +355,9 @@ where
         }
         if self.up.source != Source::Open {
             self.note(Initiator::Client, 1006, None);
+        }
+        if self.down.source != Source::Open || self.up.source == Source::Reset {
+            self.stop_awaiting();
         }
         if self.down.source != Source::Open && self.ended.is_none() {
             if self.down.mid_frame() {

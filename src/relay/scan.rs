@@ -2,7 +2,10 @@
 //! what stops here, and where sockgate's own frames may go. No I/O.
 
 use super::control::{Control, Direction};
-use super::frame::{Header, Opcode, close_code};
+use super::frame::{
+    Extensions, Header, InvalidClose, MAX_CONTROL_PAYLOAD, Opcode, apply_mask, close_code,
+    judged_close,
+};
 use super::pipe::{Course, Pipe};
 use crate::close::Reason;
 
@@ -13,6 +16,8 @@ pub(super) struct Rules<'a> {
     pub(super) now: u32,
     /// The most payload bytes of one message.
     pub(super) limit: u64,
+    /// What the peers agreed on.
+    pub(super) extensions: Extensions,
     /// The payload of sockgate's own pings, whose pongs stop here.
     pub(super) token: Option<[u8; 8]>,
     /// Where something waits to be put in.
@@ -39,8 +44,10 @@ pub(super) enum Stop {
     Hungry,
     /// Between two frames, as asked, or until a tap has judged a message.
     Boundary,
-    /// Before a frame that must not pass.
-    Violation(Reason),
+    /// Before the Close that was awaited.
+    Answer,
+    /// Before a frame that must not pass; the code to close with.
+    Violation(Reason, u16),
 }
 
 /// What the next frame is to the pipe.
@@ -48,7 +55,8 @@ pub(super) enum Next {
     Hungry,
     /// So many bytes are the answer to sockgate's own ping.
     OwnPong(usize),
-    Violation(Reason),
+    /// It must not pass; the code to close with.
+    Violation(Reason, u16),
     Frame(Header),
 }
 
@@ -96,7 +104,12 @@ impl Pipe {
             match self.next(&bytes[read..], rules) {
                 Next::Hungry => break Stop::Hungry,
                 Next::OwnPong(length) => read += length,
-                Next::Violation(reason) => break Stop::Violation(reason),
+                Next::Violation(reason, code) => break Stop::Violation(reason, code),
+                Next::Frame(header)
+                    if header.opcode == Opcode::CLOSE && self.course == Course::Await =>
+                {
+                    break Stop::Answer;
+                }
                 Next::Frame(header) => {
                     self.enter(&header, &bytes[read + header.len..], rules);
                     data |= self.data;
@@ -116,18 +129,24 @@ impl Pipe {
         let header = match Header::parse(bytes) {
             Ok(Some(header)) => header,
             Ok(None) => return Next::Hungry,
-            Err(_) => return Next::Violation(Reason::ProtocolError),
+            Err(_) => return Next::Violation(Reason::ProtocolError, 1002),
         };
-        // RFC 6455 §5.1: a client masks and a server does not. The rest of a head
-        // is for the peer to judge; this is what keeps proxies apart from scripts.
-        if header.mask.is_some() != (rules.direction == Direction::Up) {
-            return Next::Violation(Reason::ProtocolError);
-        }
         let payload = &bytes[header.len..];
+        if self.is_discarding() {
+            // Of what is dropped only a Close's code is of interest.
+            let half = header.opcode == Opcode::CLOSE && header.payload >= 2 && payload.len() < 2;
+            return if half { Next::Hungry } else { Next::Frame(header) };
+        }
+        // RFC 6455 §5.1: a client masks and a server does not.
+        if header.mask.is_some() != (rules.direction == Direction::Up)
+            || !header.may_come(self.in_message, rules.extensions)
+        {
+            return Next::Violation(Reason::ProtocolError, 1002);
+        }
+        if header.opcode == Opcode::CLOSE {
+            return judge_close(header, payload);
+        }
         if header.opcode.is_control() {
-            if header.opcode == Opcode::CLOSE && header.payload >= 2 && payload.len() < 2 {
-                return Next::Hungry;
-            }
             if let Some(token) = rules.token.filter(|_| may_answer_ping(&header)) {
                 return match payload.get(..token.len()) {
                     None => Next::Hungry,
@@ -137,10 +156,10 @@ impl Pipe {
                     Some(_) => Next::Frame(header),
                 };
             }
-        } else if !self.is_discarding() {
+        } else {
             let before = if header.opcode == Opcode::CONTINUATION { self.message } else { 0 };
             if before.saturating_add(header.payload) > rules.limit {
-                return Next::Violation(Reason::MessageTooLarge);
+                return Next::Violation(Reason::MessageTooLarge, 1009);
             }
         }
         Next::Frame(header)
@@ -175,8 +194,26 @@ fn close_up(bytes: &mut [u8], from: usize, length: usize, forward: &mut usize) {
     *forward += length;
 }
 
+/// A Close is looked at whole: it is small, and the last that its sender says.
+fn judge_close(header: Header, payload: &[u8]) -> Next {
+    let mut plain = [0; MAX_CONTROL_PAYLOAD];
+    let Some((plain, masked)) = usize::try_from(header.payload)
+        .ok()
+        .and_then(|length| Some((plain.get_mut(..length)?, payload.get(..length)?)))
+    else {
+        return Next::Hungry;
+    };
+    plain.copy_from_slice(masked);
+    apply_mask(plain, header.mask.unwrap_or_default(), 0);
+    match judged_close(plain) {
+        Ok(_) => Next::Frame(header),
+        Err(InvalidClose::Code) => Next::Violation(Reason::ProtocolError, 1002),
+        Err(InvalidClose::NotUtf8) => Next::Violation(Reason::ProtocolError, 1007),
+    }
+}
+
 fn may_answer_ping(header: &Header) -> bool {
-    header.opcode == Opcode::PONG && header.payload == 8 && header.fin && header.rsv == 0
+    header.opcode == Opcode::PONG && header.payload == 8 && header.rsv == 0
 }
 
 fn answers(header: &Header, masked: &[u8], token: [u8; 8]) -> bool {

@@ -202,15 +202,86 @@ fn a_message_over_the_bound_is_1009_for_both_peers() {
     }
 }
 
+/// What nobody may send (RFC 6455 §5.2–5.5, §7.4): the head and the payload of a
+/// frame, and what makes it one.
+const BROKEN: [(&str, &[u8], &[u8]); 12] = [
+    ("RSV1", &[0xc1, 1], b"x"),
+    ("RSV2", &[0xa2, 1], b"x"),
+    ("RSV3 on a ping", &[0x99, 0], b""),
+    ("a reserved data opcode", &[0x83, 1], b"x"),
+    ("a reserved control opcode", &[0x8b, 0], b""),
+    ("a ping in fragments", &[0x09, 0], b""),
+    ("a ping of 126 bytes", &[0x89, 126, 0, 126], &[b'x'; 126]),
+    ("a continuation of nothing", &[0x80, 1], b"x"),
+    ("a length in too many bytes", &[0x82, 127, 0, 0, 0, 0, 0, 0, 0, 1], b"x"),
+    ("a length that cannot be", &[0x82, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], b""),
+    ("a Close of one byte", &[0x88, 1], b"x"),
+    ("a Close that says 1006", &[0x88, 2], b"\x03\xee"),
+];
+
 #[test]
-fn a_frame_length_that_cannot_exist_is_a_protocol_error() {
+fn a_client_that_breaks_the_rfc_is_closed_with_1002_after_its_last_answer() {
     let upstream = Upstream::start();
     let gate = start("ping_interval: 30s", &upstream);
-    let mut socket = open(&gate, "/ws/echo");
-    socket.send_bytes(b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0");
-    assert_eq!(socket.closed().says(), (1002, "Protocol error"));
-    eventually("the upstream is told", || !upstream.closes().is_empty());
-    assert!(upstream.messages().is_empty());
+    let masked = |head: &[u8], payload: &[u8]| {
+        let mut bytes = head.to_vec();
+        bytes[1] |= 0x80;
+        [&bytes, &[0; 4][..], payload].concat()
+    };
+    let begun = Frame::text("begun").unfinished().masked();
+    let mut all: Vec<_> =
+        BROKEN.iter().map(|(name, head, payload)| (*name, masked(head, payload))).collect();
+    all.push(("a message in a message", [begun, Frame::text("x").masked()].concat()));
+    all.push(("no mask", Frame::text("x").unmasked()));
+    for (name, broken) in all {
+        let mut socket = open(&gate, "/ws/echo");
+        socket.send_bytes(&[Frame::text("before").masked(), broken].concat());
+        let closed = socket.closed();
+        assert_eq!(closed.says(), (1002, "Protocol error"), "{name}");
+        assert_eq!(closed.messages[0], "before", "{name}");
+        assert_eq!(upstream.close(), Some(1002), "{name}");
+    }
+    let line = gate.line("of a close", |line| line["code"] == 1002);
+    assert_eq!(
+        (&line["initiator"], &line["reason"]),
+        (&"sockgate".into(), &"protocol_error".into())
+    );
+    assert!(upstream.messages().iter().all(|message| message == "before" || message == "begun"));
+}
+
+#[test]
+fn an_upstream_that_breaks_the_rfc_is_closed_with_1002_too() {
+    let upstream = Upstream::start();
+    let gate = start("ping_interval: 30s", &upstream);
+    for (name, head, payload) in BROKEN {
+        let sent = [&Frame::text("before").unmasked(), head, payload].concat();
+        let hex: String = sent.iter().map(|byte| format!("{byte:02x}")).collect();
+        let closed = open(&gate, &format!("/ws/hex-{hex}")).closed();
+        assert_eq!(closed.says(), (1002, "Protocol error"), "{name}");
+        assert_eq!(closed.messages, ["before"], "{name}");
+        assert_eq!(upstream.close(), Some(1002), "{name}");
+    }
+    assert_eq!(open(&gate, "/ws/hex-818000000000").closed().code, 1002, "a masked frame");
+    assert_eq!(open(&gate, "/ws/hex-880303e8ff").closed().code, 1007, "not UTF-8");
+}
+
+#[test]
+fn permessage_deflate_gives_a_meaning_to_rsv1_alone() {
+    let upstream = Upstream::start();
+    let gate = start("ping_interval: 30s", &upstream);
+    let request = Request::upgrade("/ws/echo")
+        .cookie(&token("alice"))
+        .header("Sec-WebSocket-Extensions", "permessage-deflate");
+    for (reserved, opcode) in
+        [(0b010, Opcode::Text), (0b100, Opcode::Ping), (0b101, Opcode::Binary)]
+    {
+        let mut socket = request.open(gate.address());
+        let compressed = Frame { reserved: 0b100, ..Frame::new(Opcode::Binary, [0]) };
+        socket.send_frame(&compressed);
+        assert_eq!(socket.receive(), compressed);
+        socket.send_frame(&Frame { reserved, ..Frame::new(opcode, "") });
+        assert_eq!(socket.closed().says(), (1002, "Protocol error"), "{reserved:b}");
+    }
 }
 
 fn resident(gate: &Gate) -> u64 {

@@ -5,32 +5,37 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 
 use super::*;
-use crate::relay::frame::encode_ping;
+use crate::relay::frame::{Extensions, encode_ping};
 use crate::relay::{Direction, TapVerdict};
 
-/// Any frame at all, sensible or not, but for the mask, which `direction` wants
-/// or forbids; its length in any form that can hold it.
-fn any_frame(direction: Direction) -> impl Strategy<Value = Vec<u8>> {
+/// A whole message as `direction` may carry it where permessage-deflate was
+/// agreed: in fragments of any length, with control frames between them.
+fn any_message(direction: Direction) -> impl Strategy<Value = Vec<u8>> {
     let length = prop_oneof![0usize..20, 100usize..140, 1000usize..3000, 65_530usize..66_000];
-    (any::<u8>(), any::<[u8; 4]>(), length, 0u8..3).prop_map(move |(first, mask, length, form)| {
-        let mask = (direction == Direction::Up).then_some(mask);
-        let masked = if mask.is_some() { 0x80 } else { 0 };
-        let mut frame = vec![first];
-        match form {
-            0 if length < 126 => frame.push(masked | length as u8),
-            0 | 1 if length < 65_536 => {
-                frame.push(masked | 126);
-                frame.extend((length as u16).to_be_bytes());
+    let control = (prop_oneof![Just(Opcode::PING), Just(Opcode::PONG)], 0usize..126);
+    let fragment = (length, any::<[u8; 4]>(), proptest::option::of(control));
+    (vec(fragment, 1..4), any::<bool>(), any::<bool>()).prop_map(
+        move |(fragments, text, deflated)| {
+            let (mut message, last) = (Vec::new(), fragments.len() - 1);
+            for (index, (length, mask, control)) in fragments.into_iter().enumerate() {
+                let mask = (direction == Direction::Up).then_some(mask);
+                let opcode = match (index, text) {
+                    (0, true) => Opcode::TEXT,
+                    (0, false) => Opcode::BINARY,
+                    _ => Opcode::CONTINUATION,
+                };
+                let payload: Vec<u8> = (0..length).map(|at| (at * 7 + index) as u8).collect();
+                let mut frame = encode_frame(opcode, &payload, mask);
+                frame[0] &= if index < last { 0x7f } else { 0xff };
+                frame[0] |= if index == 0 && deflated { 0x40 } else { 0 };
+                message.extend(frame);
+                if let Some((opcode, length)) = control {
+                    message.extend(encode_frame(opcode, &vec![b'c'; length], mask));
+                }
             }
-            _ => {
-                frame.push(masked | 127);
-                frame.extend((length as u64).to_be_bytes());
-            }
-        }
-        frame.extend(mask.iter().flatten());
-        frame.extend((0..length).map(|index| (index * 7 + usize::from(first)) as u8));
-        frame
-    })
+            message
+        },
+    )
 }
 
 async fn write_in_pieces(mut stream: impl AsyncWrite + Unpin, bytes: &[u8], pieces: Vec<usize>) {
@@ -74,7 +79,7 @@ fn run(future: impl Future<Output = ()>) {
         .block_on(future);
 }
 
-struct Untaking;
+pub(super) struct Untaking;
 
 impl Tap for Untaking {
     fn max_bytes(&self) -> usize {
@@ -99,8 +104,8 @@ proptest! {
 
     #[test]
     fn frames_pass_byte_for_byte_under_any_segmentation(
-        up in vec(any_frame(Direction::Up), 1..12),
-        down in vec(any_frame(Direction::Down), 1..12),
+        up in vec(any_message(Direction::Up), 1..6),
+        down in vec(any_message(Direction::Down), 1..6),
         client_pieces in vec(1usize..5000, 1..8),
         upstream_pieces in vec(1usize..100_000, 1..8),
         capacity in prop_oneof![20usize..100, 100usize..5000, 60_000usize..200_000],
@@ -110,7 +115,8 @@ proptest! {
             let (up, down) = (up.concat(), down.concat());
             let (ahead, up) = up.split_at(ahead.min(up.len() - 1));
             let ahead = Bytes::copy_from_slice(ahead);
-            let setup = Setup { client_ahead: ahead.clone(), capacity: Some(capacity), ..Setup::default() };
+            let settings = RelaySettings { extensions: Extensions::Deflate, ..RelaySettings::default() };
+            let setup = Setup { settings, client_ahead: ahead.clone(), capacity: Some(capacity), ..Setup::default() };
             exchange(setup.start(), &ahead, up, &down, [client_pieces, upstream_pieces]).await;
         });
     }
@@ -148,7 +154,7 @@ proptest! {
 async fn the_greeting_and_what_was_read_ahead_come_first() {
     let greeting = text("welcome", None);
     let mut rig = Setup {
-        settings: RelaySettings { message_bytes: None, greeting: greeting.clone().into() },
+        settings: RelaySettings { greeting: greeting.clone().into(), ..RelaySettings::default() },
         client_ahead: text("early", Some(MASK)).into(),
         upstream_ahead: text("hello", None).into(),
         ..Setup::default()

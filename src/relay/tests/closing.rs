@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use super::carrying::Untaking;
 use super::*;
 use crate::close::Reason;
 use crate::relay::Initiator::{self, Client, Sockgate, Upstream};
@@ -91,11 +92,9 @@ async fn a_client_that_floods_does_not_put_off_the_deadline() {
 #[tokio::test(start_paused = true)]
 async fn the_peers_own_closing_handshake_passes_untouched() {
     let client_close = encode_close(4242, "bye", Some(MASK));
-    for (code, close) in [
-        (4242, client_close.clone()),
-        (1005, encode_frame(Opcode::CLOSE, b"", Some(MASK))),
-        (1005, encode_frame(Opcode::CLOSE, b"x", Some(MASK))),
-    ] {
+    for (code, close) in
+        [(4242, client_close.clone()), (1005, encode_frame(Opcode::CLOSE, b"", Some(MASK)))]
+    {
         let mut rig = rig();
         put(&mut rig.client, &[text("last", Some(MASK)), close.clone()].concat()).await;
         let sent = [text("last", Some(MASK)), close].concat();
@@ -225,15 +224,20 @@ async fn a_message_over_the_limit_is_closed_with_1009_from_its_head() {
     let large = encode_frame(Opcode::TEXT, &[1; 101], Some(MASK));
     for (passes, offends) in [
         ([fits.clone(), fits].concat(), large.clone()),
-        ([part.clone(), ping].concat(), more),
-        (part, large),
+        ([part, ping].concat(), more),
+        (Vec::new(), large),
     ] {
         let mut rig = limited(100);
         put(&mut rig.client, &[&passes[..], &offends[..6]].concat()).await;
         let got = arrived(&mut rig.upstream).await;
         assert_eq!(got[..passes.len()], passes);
         assert_closed(&got[passes.len()..], 1009, "Message too big", true);
-        assert_closed(&arrived(&mut rig.client).await, 1009, "Message too big", false);
+        // What the upstream says to the messages before still gets through.
+        let answer = text("answer", None);
+        put(&mut rig.upstream, &[&answer[..], &encode_close(1009, "", None)].concat()).await;
+        let got = arrived(&mut rig.client).await;
+        assert_eq!(got[..answer.len()], answer);
+        assert_closed(&got[answer.len()..], 1009, "Message too big", false);
         // The rest of the offending frame is skipped to find the client's Close.
         put(&mut rig.client, &offends[6..]).await;
         put(&mut rig.client, &encode_close(1009, "", Some(MASK))).await;
@@ -259,28 +263,154 @@ async fn an_impossible_frame_is_closed_with_1002_from_the_boundary_before_it() {
     put(&mut rig.client, &[&text("fine", Some(MASK))[..], &impossible].concat()).await;
     let got = arrived(&mut rig.upstream).await;
     assert_eq!(assert_closed(&got, 1002, "Protocol error", true), 1);
-    assert_closed(&arrived(&mut rig.client).await, 1002, "Protocol error", false);
     put(&mut rig.upstream, &encode_close(1002, "", None)).await;
+    assert_closed(&arrived(&mut rig.client).await, 1002, "Protocol error", false);
     drop((rig.client, rig.upstream));
     let reason = Some(Reason::ProtocolError);
     assert_eq!(rig.ended.await.unwrap(), ended(Sockgate, 1002, reason));
 }
 
+/// Frames that nobody may send, without extensions; the last as `masked` says.
+fn broken_frames(masked: bool) -> Vec<(&'static str, Vec<u8>)> {
+    let mask = masked.then_some(MASK);
+    let first = |first: u8| {
+        let mut frame = text("odd", mask);
+        frame[0] = first;
+        frame
+    };
+    let key = if masked { &MASK[..] } else { &[] };
+    let bit = if masked { 0x80 } else { 0 };
+    let begun = unfinished(text("begun", mask));
+    vec![
+        ("masked the wrong way", text("odd", (!masked).then_some(MASK))),
+        ("RSV1", first(0xc1)),
+        ("RSV2", first(0xa1)),
+        ("RSV3", first(0x91)),
+        ("a reserved data opcode", first(0x83)),
+        ("a reserved control opcode", first(0x8b)),
+        ("a fragmented ping", first(0x09)),
+        ("a long ping", encode_frame(Opcode::PING, &[b'x'; 126], mask)),
+        ("a continuation of nothing", first(0x80)),
+        ("a message in a message", [begun, text("odd", mask)].concat()),
+        ("a length in too many bytes", [&[0x81, bit | 126, 0, 0], key].concat()),
+        ("a length with the top bit", vec![0x82, bit | 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]),
+        ("a Close with half a code", encode_frame(Opcode::CLOSE, b"x", mask)),
+        ("a Close with 1005", encode_close(1005, "", mask)),
+    ]
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_frame_masked_the_wrong_way_is_closed_with_1002() {
+async fn what_breaks_the_rfc_is_closed_with_1002_and_never_passes() {
+    for tapped in [false, true] {
+        for (name, broken) in broken_frames(true) {
+            let tap = tapped.then(|| Box::new(Untaking) as Box<dyn Tap>);
+            let mut rig = Setup { tap, ..Setup::default() }.start();
+            put(&mut rig.client, &[text("fine", Some(MASK)), broken].concat()).await;
+            let got = arrived(&mut rig.upstream).await;
+            let whole = assert_closed(&got, 1002, "Protocol error", true);
+            assert_eq!(
+                whole,
+                if name == "a message in a message" && !tapped { 2 } else { 1 },
+                "{name}"
+            );
+            put(&mut rig.upstream, &encode_close(1002, "", None)).await;
+            let got = arrived(&mut rig.client).await;
+            assert_eq!(assert_closed(&got, 1002, "Protocol error", false), 0, "{name}");
+            drop((rig.client, rig.upstream));
+            let reason = Some(Reason::ProtocolError);
+            assert_eq!(rig.ended.await.unwrap(), ended(Sockgate, 1002, reason), "{name}");
+        }
+    }
+    for (name, broken) in broken_frames(false) {
+        let mut rig = rig();
+        put(&mut rig.upstream, &[text("fine", None), broken].concat()).await;
+        let got = arrived(&mut rig.client).await;
+        let whole = assert_closed(&got, 1002, "Protocol error", false);
+        assert_eq!(whole, if name == "a message in a message" { 2 } else { 1 }, "{name}");
+        assert_closed(&arrived(&mut rig.upstream).await, 1002, "Protocol error", true);
+        drop((rig.client, rig.upstream));
+        let reason = Some(Reason::ProtocolError);
+        assert_eq!(rig.ended.await.unwrap(), ended(Sockgate, 1002, reason), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_whose_reason_is_not_text_is_answered_with_1007() {
     let mut rig = rig();
-    put(&mut rig.client, &[text("fine", Some(MASK)), text("bare", None)].concat()).await;
-    let got = arrived(&mut rig.upstream).await;
-    assert_eq!(assert_closed(&got, 1002, "Protocol error", true), 1);
-    assert_closed(&arrived(&mut rig.client).await, 1002, "Protocol error", false);
-    drop((rig.client, rig.upstream));
+    put(&mut rig.client, &encode_frame(Opcode::CLOSE, b"\x03\xe8\xff", Some(MASK))).await;
+    assert_closed(&arrived(&mut rig.upstream).await, 1007, "Protocol error", true);
+    put(&mut rig.upstream, &encode_frame(Opcode::CLOSE, b"\x03\xe8\xff", None)).await;
+    assert_closed(&arrived(&mut rig.client).await, 1007, "Protocol error", false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_breaks_the_rfc_still_hears_what_was_answered_before() {
+    let answers = [text("one", None), encode_frame(Opcode::BINARY, &[2; 3000], None)].concat();
+    let broken = [0xc1, 0x80, 0, 0, 0, 0];
+    // The upstream closes, ends, or does neither.
+    for ending in [&encode_close(1002, "", None)[..], &encode_close(1000, "bye", None), b"", b"?"] {
+        let mut rig = rig();
+        let start = Instant::now();
+        put(&mut rig.client, &broken).await;
+        idle().await;
+        for part in answers.chunks(700) {
+            put(&mut rig.upstream, part).await;
+            idle().await;
+        }
+        match ending {
+            b"" => rig.upstream.shutdown().await.unwrap(),
+            b"?" => tokio::time::sleep(Duration::from_secs(1)).await,
+            close => put(&mut rig.upstream, close).await,
+        }
+        let got = arrived(&mut rig.client).await;
+        assert_eq!(got[..answers.len()], answers);
+        assert_closed(&got[answers.len()..], 1002, "Protocol error", false);
+        assert!(start.elapsed() < Duration::from_millis(1200));
+        // The client has two seconds for its own, however long that took.
+        let reason = Some(Reason::ProtocolError);
+        assert_eq!(rig.ended.await.unwrap(), ended(Sockgate, 1002, reason));
+        assert!(start.elapsed() > Duration::from_secs(2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_floods_does_not_put_off_the_close_of_a_broken_client() {
+    let mut rig = rig();
+    put(&mut rig.client, &[0xc1, 0x80, 0, 0, 0, 0]).await;
+    let flood = tokio::spawn(async move {
+        let junk = encode_frame(Opcode::BINARY, &vec![0; 6000], None);
+        while rig.upstream.write_all(&junk).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let start = Instant::now();
+    let got = rest(&mut rig.client).await;
+    assert!(assert_closed(&got, 1002, "Protocol error", false) > 500);
+    assert!(start.elapsed() < Duration::from_millis(3100), "{:?}", start.elapsed());
+    flood.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_client_that_has_gone_is_not_waited_for() {
+    let mut rig = rig();
+    put(&mut rig.client, &[0xc1, 0x80, 0, 0, 0, 0]).await;
+    drop(rig.client);
+    assert_closed(&arrived(&mut rig.upstream).await, 1002, "Protocol error", true);
+    put(&mut rig.upstream, &encode_close(1002, "", None)).await;
+    drop(rig.upstream);
     let reason = Some(Reason::ProtocolError);
     assert_eq!(rig.ended.await.unwrap(), ended(Sockgate, 1002, reason));
+}
 
-    let mut rig = self::rig();
-    put(&mut rig.upstream, &text("masked", Some(MASK))).await;
+#[tokio::test(start_paused = true)]
+async fn two_that_break_the_rfc_at_once_are_both_closed() {
+    let mut rig = rig();
+    put(&mut rig.client, &[0xc1, 0x80, 0, 0, 0, 0]).await;
+    idle().await;
+    put(&mut rig.upstream, &[0xc1, 0]).await;
     assert_closed(&arrived(&mut rig.client).await, 1002, "Protocol error", false);
-    drop((rig.client, rig.upstream));
+    assert_closed(&arrived(&mut rig.upstream).await, 1002, "Protocol error", true);
+    let reason = Some(Reason::ProtocolError);
     assert_eq!(rig.ended.await.unwrap(), ended(Sockgate, 1002, reason));
 }
 

@@ -8,13 +8,13 @@
 //! `answer-403` refuses with that status; `fields-N` answers with N header fields
 //! more; `wrong-accept`, `no-accept`, `unoffered-protocol`, `unoffered-extension`
 //! answer an unsound 101; `greet` sends a message in the segment of the 101;
-//! `push-N` sends a binary message of N bytes; `slow-N` sends the message of N
-//! bytes one byte at a time; `ping` starts with a ping; `flood` sends messages for
-//! ever and never reads. An echo that is told `hang up` ends the stream between two
-//! frames. Plain HTTP: `sse` streams three events, the later two as the test
-//! releases them; `later-N` answers after N ms; `await` never answers, and
-//! `await-stream` streams one event, until the connection ends; anything else tells
-//! in JSON what the request was.
+//! `push-N` sends a binary message of N bytes; `hex-…` sends those bytes; `slow-N`
+//! sends the message of N bytes one byte at a time; `ping` starts with a ping;
+//! `flood` sends messages for ever and never reads. An echo that is told `hang up`
+//! ends the stream between two frames. Plain HTTP: `sse` streams three events, the
+//! later two as the test releases them; `later-N` answers after N ms; `await` never
+//! answers, and `await-stream` streams one event, until the connection ends;
+//! anything else tells in JSON what the request was.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -408,6 +408,10 @@ fn serve_upgrade(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) 
             answer.extend(Frame::new(Opcode::Binary, vec![b'x'; length]).unmasked());
             stream.write_all(&answer)?;
         }
+        ("hex", bytes) => {
+            answer.extend(unhex(bytes)?);
+            stream.write_all(&answer)?;
+        }
         ("ping", _) => {
             answer.extend(Frame::new(Opcode::Ping, "from the upstream").unmasked());
             stream.write_all(&answer)?;
@@ -482,4 +486,9 @@ fn fields(manner: &str) -> String {
 fn accept_of(key: &str) -> String {
     let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
+}
+
+fn unhex(text: &str) -> io::Result<Vec<u8>> {
+    let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).map_err(io::Error::other);
+    (0..text.len()).step_by(2).map(byte).collect()
 }
