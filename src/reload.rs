@@ -1,5 +1,9 @@
 //! Reads the configuration again on SIGHUP, or when the file or any file that it
 //! names changes. A bad one changes nothing and says so; live connections stay.
+//!
+//! Who saves a file and then signals means one reload. The signal may be first:
+//! then the change finds nothing new. If the change was, and nothing has changed
+//! since, the signal is answered with what came of it.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
@@ -26,6 +30,10 @@ use crate::tls;
 /// Events come in bursts: an editor writes, renames and touches.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// How long after a change was loaded a signal is taken to mean that change. Later,
+/// it means what it says: files are not all that a configuration depends on.
+const SAME: Duration = Duration::from_secs(2);
+
 /// Not every file system tells of changes.
 const POLL: Duration = Duration::from_secs(10);
 
@@ -40,6 +48,8 @@ pub struct Reloader {
     hopeful: Vec<PathBuf>,
     tls: Option<Arc<ArcSwap<ServerConfig>>>,
     seen: HashMap<PathBuf, Option<u64>>,
+    /// When a change was last loaded without being asked, and whether it was good.
+    noticed: Option<(Instant, bool)>,
 }
 
 impl Reloader {
@@ -60,6 +70,7 @@ impl Reloader {
             hopeful: Vec::new(),
             tls,
             seen: HashMap::new(),
+            noticed: None,
         };
         reloader.seen = reloader.contents();
         reloader
@@ -87,8 +98,13 @@ impl Reloader {
                 () = poll => false,
             };
             let contents = self.contents();
-            if asked || contents != self.seen {
-                self.reload();
+            let differs = contents != self.seen;
+            let just_loaded = self.noticed.filter(|(at, _)| at.elapsed() < SAME);
+            if let (true, false, Some((_, good))) = (asked, differs, just_loaded) {
+                self.say_already(good);
+            } else if asked || differs {
+                let good = self.reload();
+                self.noticed = (!asked).then(|| (Instant::now(), good));
                 // What was read before the reload counts as seen: a file that
                 // has changed since brings the next one.
                 let mut seen = self.contents();
@@ -128,7 +144,18 @@ impl Reloader {
         }
     }
 
-    fn reload(&mut self) {
+    /// Whether the configuration was good, and is now live.
+    fn reload(&mut self) -> bool {
+        match self.load() {
+            Ok(()) => true,
+            Err(problems) => {
+                self.say_failed(&problems);
+                false
+            }
+        }
+    }
+
+    fn load(&mut self) -> Result<(), Vec<Problem>> {
         let telemetry = Arc::clone(&self.gate.telemetry);
         let old = self.gate.plans.load_full();
         let loaded = match config::load(&self.running.path) {
@@ -140,26 +167,17 @@ impl Reloader {
                         error.add(unusable.problems);
                     }
                 }
-                return self.say_failed(&error.problems);
+                return Err(error.problems);
             }
         };
         self.hopeful = loaded.files();
-        let built = match pipeline::build(&loaded, &telemetry.metrics, Some(&old)) {
-            Ok(built) => built,
-            Err(unusable) => return self.say_failed(&unusable.problems),
-        };
-        let server = match self.server_tls(&loaded) {
-            Ok(server) => server,
-            Err(problem) => return self.say_failed(&[problem]),
-        };
-        let token = match loaded.file.admin.token.as_ref().map(|token| token.resolve(&loaded.base))
-        {
-            None => None,
-            Some(Ok(token)) => Some(token),
-            Some(Err(error)) => {
-                return self.say_failed(&[Problem::new("admin.token", error.to_string())]);
-            }
-        };
+        let built = pipeline::build(&loaded, &telemetry.metrics, Some(&old))
+            .map_err(|unusable| unusable.problems)?;
+        let server = self.server_tls(&loaded).map_err(|problem| vec![problem])?;
+        let token = loaded.file.admin.token.as_ref().map(|token| token.resolve(&loaded.base));
+        let token = token
+            .transpose()
+            .map_err(|error| vec![Problem::new("admin.token", error.to_string())])?;
         // Everything is known to be good: from here on nothing fails.
         if let (Some(tls), Some(server)) = (&self.tls, server) {
             tls.store(server);
@@ -182,6 +200,7 @@ impl Reloader {
             let message = format!("{key} has changed, which needs a restart to take effect");
             telemetry.log.event(LogLevel::Warn, &message, &[("key", Value::from(key))]);
         }
+        Ok(())
     }
 
     fn server_tls(&self, loaded: &Loaded) -> Result<Option<Arc<ServerConfig>>, Problem> {
@@ -191,6 +210,15 @@ impl Reloader {
         tls::server(&loaded.base.join(&files.cert), &loaded.base.join(&files.key))
             .map(Some)
             .map_err(|error| Problem::new("server.tls", error.to_string()))
+    }
+
+    fn say_already(&self, good: bool) {
+        let (level, message) = if good {
+            (LogLevel::Info, "SIGHUP: this configuration was reloaded just before")
+        } else {
+            (LogLevel::Error, "SIGHUP: this configuration was found bad just before")
+        };
+        self.gate.telemetry.log.event(level, message, &[]);
     }
 
     fn say_failed(&self, problems: &[Problem]) {

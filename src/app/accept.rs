@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use http::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,11 +21,11 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admin::Admin;
 use crate::close::Reason;
-use crate::handshake::{GuardLimits, HeadGuard, MAX_FIELDS};
+use crate::handshake::{Answer, GuardLimits, HeadGuard};
 use crate::listener::{Accepted, Listener};
 use crate::pipeline::{Gate, Link, Slots, raw_refusal, serve as answer};
 use crate::stream::Stream;
-use crate::telemetry::Record;
+use crate::telemetry::{LogLevel, Record};
 
 /// How long a refused client may take to read why.
 const LINGER: Duration = Duration::from_secs(1);
@@ -84,6 +85,7 @@ impl Serving {
         let Serving { gate, slots, acceptor, closing } = self;
         let limits = gate.plans.load().limits.clone();
         let header_timeout = limits.header_timeout.limit();
+        let peer = accepted.peer;
         let (stream, tls) = match (accepted.stream, acceptor) {
             (Stream::Tcp(tcp), Some(acceptor)) => {
                 let accepting = acceptor.accept(tcp);
@@ -94,7 +96,9 @@ impl Serving {
                     None => accepting.await.ok(),
                 };
                 // A peer that does not speak TLS can be told nothing.
-                let Some(stream) = accepted else { return };
+                let Some(stream) = accepted else {
+                    return say_silent(&gate, peer, "a connection without a TLS handshake");
+                };
                 (Stream::TlsServer(Box::new(stream)), true)
             }
             (stream, _) => (stream, false),
@@ -104,7 +108,7 @@ impl Serving {
             write_stall: limits.http_body_timeout.limit(),
         };
         let (guard, fault) = HeadGuard::new(stream, guard_limits);
-        let link = Arc::new(Link::new(accepted.peer, tls, fault, slots));
+        let link = Arc::new(Link::new(peer, tls, fault, slots));
         let Some((stream, ahead)) =
             serve_http(gate, &link, guard, guard_limits.header_bytes, header_timeout, closing)
                 .await
@@ -124,37 +128,63 @@ impl Serving {
 async fn serve_http(
     gate: Arc<Gate>,
     link: &Arc<Link>,
-    guard: HeadGuard,
+    mut guard: HeadGuard,
     header_bytes: usize,
     header_timeout: Option<Duration>,
     mut closing: watch::Receiver<bool>,
 ) -> Option<(Stream, Bytes)> {
     let asked = AtomicBool::new(false);
-    let service = service_fn(|request| {
+    let turn = guard.turn();
+    let service = |request| {
         asked.store(true, Ordering::Relaxed);
+        let answering = turn.begin();
+        let answer = answer(Arc::clone(&gate), Arc::clone(link), request);
+        let whole = |response: Response<_>| response.map(|body| Answer::new(body, answering));
         // Boxed: hyper moves the connection, and a handshake is large.
-        Box::pin(answer(Arc::clone(&gate), Arc::clone(link), request).map(Ok::<_, Infallible>))
-    });
+        Box::pin(answer.map(|response| Ok::<_, Infallible>(whole(response))))
+    };
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
-        .max_headers(MAX_FIELDS)
         .max_buf_size(header_bytes.max(16 * 1024));
-    let mut connection = builder.serve_connection(TokioIo::new(guard), service);
-    let served = tokio::select! {
-        served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => served,
-        () = closed(&mut closing) => {
-            // Who has not asked yet is still told 503, which ends the connection.
-            if asked.load(Ordering::Relaxed) {
-                Pin::new(&mut connection).graceful_shutdown();
+    loop {
+        let mut connection = builder.serve_connection(TokioIo::new(guard), service_fn(&service));
+        let served = tokio::select! {
+            served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => served,
+            () = closed(&mut closing) => {
+                // Who has not asked yet is still told 503, which ends the connection.
+                if asked.load(Ordering::Relaxed) {
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await
             }
-            std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await
+        };
+        guard = connection.into_parts().io.into_inner();
+        if served.is_ok()
+            && let Some(fields) = guard.outgrown()
+        {
+            builder.max_headers(fields);
+            continue;
         }
-    };
-    served.ok()?;
-    let (stream, ahead) = connection.into_parts().io.into_inner().into_parts();
-    Some((stream, ahead))
+        let timed_out = served.as_ref().is_err_and(hyper::Error::is_timeout);
+        if guard.has_part_of_a_head() {
+            let record = Record::open(&gate.telemetry, "-", link.peer);
+            if timed_out {
+                record.unanswered(Reason::Stalled);
+            }
+        } else if !asked.load(Ordering::Relaxed) {
+            say_silent(&gate, link.peer, "a connection without a request");
+        }
+        return served.ok().map(|()| guard.into_parts());
+    }
+}
+
+/// A load balancer that looks whether the port is open is nothing to log as a
+/// rule, and nor is a peer that could be told nothing.
+fn say_silent(gate: &Gate, peer: Option<IpAddr>, message: &str) {
+    let peer = serde_json::Value::from(peer.map(|peer| peer.to_string()));
+    gate.telemetry.log.event(LogLevel::Debug, message, &[("peer", peer)]);
 }
 
 /// Waits until the listeners close.

@@ -11,11 +11,11 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
 use super::load;
+use super::signal::terminate;
 use crate::config::Loaded;
 
 /// How long one question may take.
@@ -54,19 +54,10 @@ pub(super) fn drain(file: &Path) -> anyhow::Result<ExitCode> {
                     bail!("the running process answered {status}; is its admin.token this file's?");
                 }
             }
-            None => signal(pid.context("/healthz does not tell the pid")?)?,
+            None => terminate(pid.context("/healthz does not tell the pid")?)?,
         }
         wait_until_gone(&loaded).await
     })?
-}
-
-/// SIGTERM. Not by the system's `kill`: the image has none.
-fn signal(pid: u64) -> anyhow::Result<()> {
-    let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let process = process.with_context(|| format!("/healthz tells no pid but {pid}"))?;
-    kill_process(process, Signal::TERM).with_context(|| {
-        format!("cannot signal process {pid}; run this in its container, or set admin.token")
-    })
 }
 
 /// The admin listener is the last to go.

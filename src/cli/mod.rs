@@ -5,6 +5,7 @@ mod control;
 mod explain;
 mod keys;
 mod serve;
+mod signal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

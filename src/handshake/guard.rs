@@ -5,6 +5,18 @@
 //! Bytes behind an upgrade stay here: they reach nobody before the permit. A head
 //! that is refused is replaced by a stand-in, so that the refusal is written by
 //! the same pipeline as every other.
+//!
+//! hyper is told beforehand how many header fields to expect, and pays for as many
+//! with each head. So it is told what nearly every head keeps to; before one that
+//! has more ([`HeadGuard::outgrown`]) the stream seems to end, once all that came
+//! before is answered, and whoever serves it starts hyper anew.
+//!
+//! A client may close its half once it has sent its request (`nc -N`, some health
+//! checkers), and so does one that goes away: the two look alike until something
+//! is written. hyper would drop the answer of both. Here the end is kept from it
+//! while there is an answer to come and each part of it comes within
+//! [`HALF_CLOSED`]; so an upstream is still let go of soon after a browser closes
+//! a silent stream of events. hyper's own `half_close` would wait without bound.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -17,10 +29,11 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{HOST, HeaderMap};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::chunk::Chunked;
-use super::head::{self, Framing};
+use super::head::{self, Framing, Head};
+use super::turn::Turn;
 use crate::close::Reason;
 use crate::stream::Stream;
 
@@ -30,6 +43,13 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection:
 /// The host of the stand-in, by which its request is told from one before it:
 /// hyper reads ahead while it answers.
 const STAND_IN_HOST: &str = "refused.invalid";
+
+/// How many header fields hyper has room for on its stack.
+const FEW_FIELDS: usize = 100;
+
+/// How long a client that sends no more is waited for with the next part of its
+/// answer, though it may be gone.
+const HALF_CLOSED: Duration = Duration::from_secs(5);
 
 /// The verdict on a head, told to whoever answers it.
 #[derive(Debug, Default)]
@@ -59,7 +79,16 @@ pub struct HeadGuard {
     ahead: BytesMut,
     phase: Phase,
     fault: Arc<Fault>,
+    turn: Arc<Turn>,
     limits: GuardLimits,
+    /// How many header fields hyper takes.
+    most_fields: usize,
+    /// Whether written bytes may not have left yet.
+    unflushed: bool,
+    /// Whether the client takes no more at the moment: it is there, then.
+    blocked: bool,
+    /// Until when an answer may take its time, if the client sends no more.
+    half_closed: Option<Pin<Box<Sleep>>>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -68,6 +97,8 @@ enum Phase {
     Head { scanned: usize },
     /// Handing over that many bytes of a judged head.
     Judged { left: usize, framing: Framing },
+    /// Holding a judged head of that many bytes, with more fields than hyper takes.
+    Outgrown { left: usize, head: Head },
     /// Handing over that many bytes of a body.
     Length(u64),
     /// Handing over a chunked body.
@@ -87,10 +118,34 @@ impl HeadGuard {
             ahead: BytesMut::new(),
             phase: Phase::Head { scanned: 0 },
             fault: Arc::clone(&fault),
+            turn: Arc::default(),
             limits,
+            most_fields: FEW_FIELDS,
+            unflushed: false,
+            blocked: false,
+            half_closed: None,
             stalled: None,
         };
         (guard, fault)
+    }
+
+    /// Where it is told when a request is answered.
+    pub fn turn(&self) -> Arc<Turn> {
+        Arc::clone(&self.turn)
+    }
+
+    /// How many header fields hyper must be told to take for the head that comes
+    /// next, if the stream ended for that reason alone.
+    pub fn outgrown(&mut self) -> Option<usize> {
+        let Phase::Outgrown { left, head } = self.phase else { return None };
+        self.phase = Phase::Judged { left, framing: head.framing };
+        self.most_fields = head.fields.next_power_of_two();
+        Some(self.most_fields)
+    }
+
+    /// Whether the stream ended within a head.
+    pub fn has_part_of_a_head(&self) -> bool {
+        matches!(self.phase, Phase::Head { .. }) && !self.ahead.is_empty()
     }
 
     /// The stream and what was held behind the upgrade.
@@ -114,13 +169,14 @@ impl HeadGuard {
         }
         let verdict = match head::end_of_head(&self.ahead, scanned) {
             Some(end) if end > self.limits.header_bytes => Err(Reason::LimitHeader),
-            Some(end) => head::read(&self.ahead[..end]).map(|framing| (end, framing)),
+            Some(end) => head::read(&self.ahead[..end]).map(|head| (end, head)),
             None if self.ahead.len() > self.limits.header_bytes => Err(Reason::LimitHeader),
             None if head::is_hopeless(&self.ahead, scanned) => Err(Reason::ProtocolError),
             None => return None,
         };
         Some(match verdict {
-            Ok((left, framing)) => Phase::Judged { left, framing },
+            Ok((left, head)) if head.fields > self.most_fields => Phase::Outgrown { left, head },
+            Ok((left, head)) => Phase::Judged { left, framing: head.framing },
             Err(reason) => {
                 self.fault.0.store(reason as u8, Ordering::Release);
                 self.ahead = BytesMut::new();
@@ -155,10 +211,39 @@ impl HeadGuard {
         count
     }
 
+    /// Whether hyper has a request to answer, or an answer to write: the end of
+    /// the stream would now be that of the answer too.
+    fn is_answering(&self) -> bool {
+        self.turn.is_the_gates() || self.unflushed
+    }
+
+    /// Waits until the end of the stream may be told, between two requests.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.is_answering() {
+            return Poll::Ready(());
+        }
+        let sleep = self.half_closed.get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED)));
+        if self.blocked {
+            return Poll::Pending;
+        }
+        sleep.as_mut().poll(context)
+    }
+
+    /// Whether something that was read is kept from hyper until it has answered.
+    fn is_holding_back(&self) -> bool {
+        self.half_closed.is_some() || matches!(self.phase, Phase::Outgrown { .. })
+    }
+
     /// Tracks a client that takes nothing of what is written to it.
     fn watch_stall(&mut self, context: &mut Context<'_>, moved: bool) -> io::Result<()> {
+        self.blocked = !moved;
         if moved {
             self.stalled = None;
+            if let Some(sleep) = &mut self.half_closed {
+                sleep.as_mut().reset(Instant::now() + HALF_CLOSED);
+                // Not over yet; but hyper may not read again before it is.
+                let _ = sleep.as_mut().poll(context).is_pending();
+            }
             return Ok(());
         }
         let Some(limit) = self.limits.write_stall else { return Ok(()) };
@@ -191,7 +276,7 @@ impl AsyncRead for HeadGuard {
                     }
                     guard.phase = Phase::Head { scanned: guard.ahead.len() };
                     if ready!(guard.poll_fill(context))? {
-                        return Poll::Ready(Ok(()));
+                        return guard.poll_end(context).map(Ok);
                     }
                 }
                 Phase::Judged { left: 0, framing } => {
@@ -207,6 +292,9 @@ impl AsyncRead for HeadGuard {
                     let count = guard.hand_over(buffer, whole);
                     guard.phase = Phase::Judged { left: whole - count, framing };
                     return Poll::Ready(Ok(()));
+                }
+                Phase::Outgrown { .. } => {
+                    return if guard.is_answering() { Poll::Pending } else { Poll::Ready(Ok(())) };
                 }
                 Phase::Length(0) => guard.phase = Phase::Head { scanned: 0 },
                 Phase::Length(left) => {
@@ -256,6 +344,7 @@ impl AsyncWrite for HeadGuard {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
+        guard.unflushed = true;
         let written = Pin::new(&mut guard.stream).poll_write(context, bytes)?;
         guard.watch_stall(context, written.is_ready())?;
         written.map(Ok)
@@ -267,6 +356,7 @@ impl AsyncWrite for HeadGuard {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
+        guard.unflushed = true;
         let written = Pin::new(&mut guard.stream).poll_write_vectored(context, slices)?;
         guard.watch_stall(context, written.is_ready())?;
         written.map(Ok)
@@ -277,7 +367,15 @@ impl AsyncWrite for HeadGuard {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        let guard = self.get_mut();
+        ready!(Pin::new(&mut guard.stream).poll_flush(context))?;
+        // hyper flushes once it has written all it has.
+        guard.unflushed = false;
+        if guard.is_holding_back() && !guard.is_answering() {
+            // Nothing else would make hyper read.
+            context.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -6,8 +6,22 @@
 use super::target::Host;
 use crate::close::Reason;
 
-/// How many header fields a head may have, however short they are.
-pub const MAX_FIELDS: usize = 256;
+/// How many header fields a head may have. One takes four bytes at least, so this
+/// bounds nothing that `limits.header_bytes` up to 64 KiB does not: it is there
+/// because `http::HeaderMap` panics beyond 24,576, some of which are for ours.
+const MOST_FIELDS: usize = 16_384;
+
+/// How many bytes a request target may have: more is no `http::Uri`.
+pub const MOST_TARGET: usize = u16::MAX as usize - 1;
+
+/// What a head is, as far as it matters for reading on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// What comes behind it.
+    pub(super) framing: Framing,
+    /// How many header fields it has.
+    pub(super) fields: usize,
+}
 
 /// How the bytes behind a head belong to it (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +59,8 @@ pub(super) fn is_hopeless(bytes: &[u8], scanned: usize) -> bool {
 ///
 /// # Errors
 /// [`Reason::ProtocolError`] for what RFC 9112 forbids or leaves to taste;
-/// [`Reason::LimitHeader`] for too many header fields.
-pub(super) fn read(head: &[u8]) -> Result<Framing, Reason> {
+/// [`Reason::LimitHeader`] for too many header fields, or too long a target.
+pub(super) fn read(head: &[u8]) -> Result<Head, Reason> {
     if is_hopeless(head, 0) {
         return Err(Reason::ProtocolError);
     }
@@ -54,12 +68,19 @@ pub(super) fn read(head: &[u8]) -> Result<Framing, Reason> {
     if folded {
         return Err(Reason::ProtocolError);
     }
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
+    // All lines but the first and the empty one; nothing is folded.
+    let fields = head.iter().filter(|byte| **byte == b'\n').count().saturating_sub(2);
+    if fields > MOST_FIELDS {
+        return Err(Reason::LimitHeader);
+    }
+    let mut space = vec![httparse::EMPTY_HEADER; fields];
+    let mut request = httparse::Request::new(&mut space);
     match request.parse(head) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Reason::LimitHeader),
         Ok(_) | Err(_) => return Err(Reason::ProtocolError),
+    }
+    if request.path.is_some_and(|target| target.len() > MOST_TARGET) {
+        return Err(Reason::LimitHeader);
     }
     // What hyper could not read as a target would be answered by hyper itself.
     // It would drop a fragment, which no request has (RFC 9112 §3.2).
@@ -77,16 +98,7 @@ pub(super) fn read(head: &[u8]) -> Result<Framing, Reason> {
         request.path.unwrap_or_default(),
         request.method == Some("CONNECT"),
     )?;
-    match (facts.length, facts.chunked, facts.websocket) {
-        (Some(_), true, _) => Err(Reason::ProtocolError),
-        (_, true, _) if !modern => Err(Reason::ProtocolError),
-        (length, chunked, true) => {
-            let bodiless = length.unwrap_or(0) == 0 && !chunked;
-            if bodiless && modern { Ok(Framing::Upgrade) } else { Err(Reason::ProtocolError) }
-        }
-        (_, true, false) => Ok(Framing::Chunked),
-        (length, false, false) => Ok(Framing::Length(length.unwrap_or(0))),
-    }
+    Ok(Head { framing: facts.framing(modern)?, fields })
 }
 
 /// What the header fields say about framing and host.
@@ -124,6 +136,19 @@ impl<'a> Facts<'a> {
         Ok(())
     }
 
+    fn framing(&self, modern: bool) -> Result<Framing, Reason> {
+        match (self.length, self.chunked, self.websocket) {
+            (Some(_), true, _) => Err(Reason::ProtocolError),
+            (_, true, _) if !modern => Err(Reason::ProtocolError),
+            (length, chunked, true) => {
+                let bodiless = length.unwrap_or(0) == 0 && !chunked;
+                if bodiless && modern { Ok(Framing::Upgrade) } else { Err(Reason::ProtocolError) }
+            }
+            (_, true, false) => Ok(Framing::Chunked),
+            (length, false, false) => Ok(Framing::Length(length.unwrap_or(0))),
+        }
+    }
+
     /// One Host in HTTP/1.1, equal to the authority of an absolute-form target
     /// (RFC 9112 §3.2).
     fn check_host(&self, modern: bool, target: &str, connect: bool) -> Result<(), Reason> {
@@ -152,7 +177,7 @@ mod tests {
     use super::*;
 
     fn head(lines: &str) -> Result<Framing, Reason> {
-        read(lines.as_bytes())
+        read(lines.as_bytes()).map(|head| head.framing)
     }
 
     #[test]
@@ -175,6 +200,29 @@ mod tests {
             head("GET http://a:80/x HTTP/1.1\r\nHost: A:80\r\n\r\n"),
             Ok(Framing::Length(0))
         );
+    }
+
+    #[test]
+    fn fields_are_counted_and_what_no_map_or_uri_can_hold_is_refused() {
+        let fields = |count: usize| {
+            let lines: String = (0..count).map(|number| format!("x{number}:\r\n")).collect();
+            read(format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n").as_bytes())
+        };
+        assert_eq!(fields(0).map(|head| head.fields), Ok(1));
+        assert_eq!(fields(5000).map(|head| head.fields), Ok(5001));
+        assert_eq!(fields(MOST_FIELDS - 1).map(|head| head.fields), Ok(MOST_FIELDS));
+        assert_eq!(fields(MOST_FIELDS), Err(Reason::LimitHeader));
+        // The map has room for as many again of the names that we set.
+        let mut map = http::HeaderMap::new();
+        map.reserve(MOST_FIELDS);
+        assert!(map.capacity() >= MOST_FIELDS + 8000);
+
+        let target = |length: usize| {
+            let target = "/".repeat(length);
+            head(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        };
+        assert_eq!(target(MOST_TARGET), Ok(Framing::Length(0)));
+        assert_eq!(target(MOST_TARGET + 1), Err(Reason::LimitHeader));
     }
 
     #[test]

@@ -8,10 +8,12 @@ mod guard;
 mod head;
 mod opening;
 mod target;
+mod turn;
 
 pub use self::accept::{accept_for, fresh_key};
 pub use self::forwarded::{Client, TrustedProxies};
 pub use self::guard::{Fault, GuardLimits, HeadGuard};
-pub use self::head::MAX_FIELDS;
+pub use self::head::MOST_TARGET;
 pub use self::opening::{Kind, Offer, Opening, tokens};
 pub use self::target::{Host, normalise_path};
+pub use self::turn::{Answer, Answering, Turn};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderName;
 
@@ -42,7 +43,7 @@ pub struct Unusable {
 }
 
 /// Builds the plans of a loaded file: reads keys, compiles expressions. Rates
-/// that `before` has counted are kept.
+/// that `before` has counted are kept, and connections to unchanged upstreams.
 ///
 /// # Errors
 /// All problems at once, by key path.
@@ -249,6 +250,18 @@ impl Builder<'_> {
         Some(kept.unwrap_or_else(|| Arc::new(RateLimiter::new(per_second))))
     }
 
+    /// The upstream that the route had, with the connections that it keeps open,
+    /// or a new one if any were made in another way now.
+    fn upstream(&self, route: &str, endpoint: Endpoint, timeout: Duration) -> Arc<Upstream> {
+        let before = self.before.and_then(|plans| plans.named(route)?.upstream.clone());
+        let kept = before.filter(|upstream| upstream.http.is_for(&endpoint, timeout));
+        kept.unwrap_or_else(|| {
+            let endpoint = Arc::new(endpoint);
+            let http = HttpClient::new(Arc::clone(&endpoint), timeout);
+            Arc::new(Upstream { endpoint, http })
+        })
+    }
+
     fn route(
         &mut self,
         prefix: &str,
@@ -267,13 +280,11 @@ impl Builder<'_> {
         let upstream = config.upstream.as_ref().map(|upstream| {
             self.take(&format!("{prefix}.upstream"), Endpoint::build(upstream, self.base))
         });
+        let name = route_name(config);
         let upstream = match upstream {
             None => None,
             Some(endpoint) => {
-                let endpoint = Arc::new(endpoint?);
-                let http =
-                    HttpClient::new(Arc::clone(&endpoint), limits.upstream_connect_timeout.0);
-                Some(Upstream { endpoint, http })
+                Some(self.upstream(&name, endpoint?, limits.upstream_connect_timeout.0))
             }
         };
         // Names that do not resolve have been reported by `config` already.
@@ -284,7 +295,6 @@ impl Builder<'_> {
             .get(&config.policy)
             .map(|policy| policy.lifetime.clone())
             .unwrap_or_default();
-        let name = route_name(config);
         let own_codes =
             [access.codes.unauthorized, access.codes.expired, access.codes.forbidden, 4029];
         let route_metrics = self.take(

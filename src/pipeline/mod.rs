@@ -37,7 +37,7 @@ pub use self::rejection::{Body, raw_refusal};
 pub use self::slots::{Counts, Slots};
 use self::upgrade::Upgrade;
 use crate::close::Reason;
-use crate::handshake::{Client, Host, Kind, Opening};
+use crate::handshake::{Client, Host, Kind, MOST_TARGET, Opening};
 use crate::policy::{self, IpKey};
 use crate::route::{Match, upstream_path};
 use crate::telemetry::Record;
@@ -77,6 +77,11 @@ pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>)
         Match::None => return refuse(record, Reason::NoRoute),
     };
     record.route(&plan.metrics);
+    let query = opening.query.as_ref().map_or(0, |query| query.len() + 1);
+    if upstream_path.len() + query > MOST_TARGET {
+        // The upstream's base path made it longer than a target can be.
+        return refuse(record, Reason::LimitHeader);
+    }
     if let Some(upstream) = &plan.upstream {
         record.upstream(upstream.endpoint.label());
     }

@@ -44,7 +44,7 @@ pub struct Plan {
     /// Who may.
     pub access: Arc<Access>,
     /// Where to; none only where nobody may.
-    pub upstream: Option<Upstream>,
+    pub upstream: Option<Arc<Upstream>>,
     /// What the upstream is told.
     pub identity: IdentityHeaders,
     /// With message authentication: what may be accepted before the upstream is asked.

@@ -190,20 +190,29 @@ impl Record {
     }
 
     /// Turned away with `status`, or upgraded (101) and closed with `code`.
-    pub fn refused(mut self, reason: Reason, status: u16, code: Option<u16>) {
+    pub fn refused(self, reason: Reason, status: u16, code: Option<u16>) {
+        self.turned_away(reason, Some(status), code);
+    }
+
+    /// Turned away without a word: there was no request to answer.
+    pub fn unanswered(self, reason: Reason) {
+        self.turned_away(reason, None, None);
+    }
+
+    fn turned_away(mut self, reason: Reason, status: Option<u16>, code: Option<u16>) {
         let Some(opening) = self.decide() else {
             return;
         };
         let outcome = outcome(reason);
         self.decision(&opening, outcome, reason.label());
-        if status != 101 {
+        if let Some(status) = status.filter(|status| *status != 101) {
             let ours = reason != Reason::UpstreamRefused;
             self.route.http_request(&status_label(status, ours));
         }
         if let Some(code) = code {
             self.route.closes(Initiator::Sockgate, &code_label(code, &[code]));
         }
-        let line = self.opening_line(&opening, outcome.label(), Some(reason), Some(status));
+        let line = self.opening_line(&opening, outcome.label(), Some(reason), status);
         self.sampled(line, code);
     }
 

@@ -1,6 +1,7 @@
 //! TLS by rustls, for the listeners and for the upstreams: files in, ready
 //! configurations out. Nothing here opens a connection.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -78,19 +79,32 @@ pub struct ClientFiles {
 }
 
 /// A client that verifies its server.
+#[derive(Clone)]
+pub struct Client {
+    /// Ready to connect with.
+    pub config: Arc<ClientConfig>,
+    /// The same for clients made of the same authorities, certificate and key.
+    pub fingerprint: u64,
+}
+
+/// Reads what a client trusts and shows.
 ///
 /// # Errors
 /// If a file cannot be read, or there are no authorities.
-pub fn client(files: &ClientFiles) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client(files: &ClientFiles) -> Result<Client, TlsError> {
+    let mut hasher = DefaultHasher::new();
     let mut roots = RootCertStore::empty();
     match &files.ca {
         Some(path) => {
             for certificate in certificates(path)? {
+                certificate.hash(&mut hasher);
                 roots.add(certificate)?;
             }
         }
         None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let system = rustls_native_certs::load_native_certs().certs;
+            system.hash(&mut hasher);
+            roots.add_parsable_certificates(system);
             if roots.is_empty() {
                 return Err(TlsError::NoSystemRoots);
             }
@@ -103,12 +117,15 @@ pub fn client(files: &ClientFiles) -> Result<Arc<ClientConfig>, TlsError> {
         .with_webpki_verifier(verifier);
     let mut config = match &files.identity {
         Some((cert, key)) => {
-            builder.with_client_auth_cert(certificates(cert)?, private_key(key)?)?
+            let (chain, key) = (certificates(cert)?, private_key(key)?);
+            chain.hash(&mut hasher);
+            key.secret_der().hash(&mut hasher);
+            builder.with_client_auth_cert(chain, key)?
         }
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Client { config: Arc::new(config), fingerprint: hasher.finish() })
 }
 
 #[cfg(test)]
@@ -132,6 +149,16 @@ mod tests {
         assert!(matches!(server(&cert, &other), Err(TlsError::Unusable(_))));
         assert!(matches!(server(&key, &key), Err(TlsError::NoCertificate(_))));
         assert!(matches!(server(&dir.path().join("none"), &key), Err(TlsError::Pem { .. })));
-        assert!(client(&ClientFiles { ca: Some(cert), identity: None }).is_ok());
+        let print = |ca: &Path, identity: Option<(&Path, &Path)>| {
+            let identity = identity.map(|(cert, key)| (cert.to_owned(), key.to_owned()));
+            client(&ClientFiles { ca: Some(ca.to_owned()), identity }).unwrap().fingerprint
+        };
+        let prints = [
+            print(&cert, None),
+            print(&write("another", two.cert.pem()), None),
+            print(&cert, Some((&cert, &key))),
+        ];
+        assert_eq!(prints[0], print(&write("copy", one.cert.pem()), None));
+        assert!(prints[0] != prints[1] && prints[0] != prints[2] && prints[1] != prints[2]);
     }
 }

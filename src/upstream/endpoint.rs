@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -19,12 +18,13 @@ use crate::tls::{self, ClientFiles};
 /// A server behind the gate.
 pub struct Endpoint {
     carrier: Carrier,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    tls: Option<(tls::Client, ServerName<'static>)>,
     upgrades: bool,
     base_path: Option<Box<str>>,
     label: Box<str>,
 }
 
+#[derive(PartialEq, Eq)]
 enum Carrier {
     Tcp { host: Box<str>, port: u16 },
     Unix(PathBuf),
@@ -93,6 +93,15 @@ impl Endpoint {
         })
     }
 
+    /// Whether connections to `other` are made as to this one: the same address,
+    /// name to verify, authorities, certificate and key.
+    pub fn is_same(&self, other: &Endpoint) -> bool {
+        let tls = |endpoint: &Endpoint| {
+            endpoint.tls.as_ref().map(|(client, name)| (client.fingerprint, name.clone()))
+        };
+        self.label == other.label && self.carrier == other.carrier && tls(self) == tls(other)
+    }
+
     /// Whether upgrades may be sent to it.
     pub fn carries_upgrades(&self) -> bool {
         self.upgrades
@@ -125,8 +134,8 @@ impl Endpoint {
         };
         match &self.tls {
             None => Ok(Stream::Tcp(stream)),
-            Some((config, name)) => {
-                let connector = TlsConnector::from(Arc::clone(config));
+            Some((client, name)) => {
+                let connector = TlsConnector::from(Arc::clone(&client.config));
                 let stream =
                     connector.connect(name.clone(), stream).await.map_err(DialError::Tls)?;
                 Ok(Stream::TlsClient(Box::new(stream)))
@@ -169,7 +178,7 @@ fn build_tls(
     config: &UpstreamConfig,
     host: &str,
     base: &Path,
-) -> Result<(Arc<ClientConfig>, ServerName<'static>), Vec<Problem>> {
+) -> Result<(tls::Client, ServerName<'static>), Vec<Problem>> {
     let written = config.tls.clone().unwrap_or_default();
     let name = written.server_name.as_deref().unwrap_or(host);
     let server_name =

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderMap, HeaderName};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -26,6 +27,7 @@ pub type RequestBody =
 /// Sends requests to one endpoint.
 pub struct HttpClient {
     client: Client<Dialler, RequestBody>,
+    dialler: Dialler,
 }
 
 /// Why there is no response.
@@ -40,18 +42,29 @@ impl HttpError {
     }
 }
 
+/// How many header fields an upstream's answer may have; its size is bounded by
+/// hyper's buffer of 400 KiB. hyper sets room aside for all of them.
+pub(super) const ANSWER_FIELDS: usize = 512;
+
 /// Node's servers close an idle connection after five seconds: let go first.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
 impl HttpClient {
     /// A client for `endpoint`; a connection takes `connect_timeout` at most.
     pub fn new(endpoint: Arc<Endpoint>, connect_timeout: Duration) -> HttpClient {
+        let dialler = Dialler { endpoint, connect_timeout };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(64)
-            .build(Dialler { endpoint, connect_timeout });
-        HttpClient { client }
+            .http1_max_headers(ANSWER_FIELDS)
+            .build(dialler.clone());
+        HttpClient { client, dialler }
+    }
+
+    /// Whether [`HttpClient::new`] with these would connect as this one does.
+    pub fn is_for(&self, endpoint: &Endpoint, connect_timeout: Duration) -> bool {
+        self.dialler.connect_timeout == connect_timeout && self.dialler.endpoint.is_same(endpoint)
     }
 
     /// Sends `request`, whose URI is path and query alone.
@@ -64,8 +77,12 @@ impl HttpClient {
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, HttpError> {
         // The pool wants an absolute URI; there is one endpoint behind any name.
-        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-        if let Ok(uri) = format!("http://upstream{target}").parse::<Uri>() {
+        // Put together from its parts: as one text it could be too long to parse.
+        let mut parts = request.uri().clone().into_parts();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(Authority::from_static("upstream"));
+        parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        if let Ok(uri) = Uri::from_parts(parts) {
             *request.uri_mut() = uri;
         }
         self.client.request(request).await.map_err(HttpError)

@@ -12,7 +12,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::endpoint::{DialError, Endpoint};
-use crate::handshake::{MAX_FIELDS, accept_for, fresh_key, tokens};
+use super::http::ANSWER_FIELDS;
+use crate::handshake::{accept_for, fresh_key, tokens};
 use crate::policy::Permit;
 use crate::stream::Stream;
 
@@ -80,7 +81,7 @@ pub async fn connect(
     let stream = endpoint.dial().await?;
     let broken = |error| UpgradeError::Broken(Some(error));
     let (mut sender, connection) = http1::Builder::new()
-        .max_headers(MAX_FIELDS)
+        .max_headers(ANSWER_FIELDS)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(broken)?;

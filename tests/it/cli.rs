@@ -1,5 +1,6 @@
 //! The command line and what it says of a configuration.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -441,6 +442,37 @@ fn drain_waits_until_the_process_is_gone() {
         assert_eq!(client.join().expect("a Close").says(), (1001, "Going away"));
         drop(gate);
     }
+}
+
+#[test]
+fn drain_signals_no_process_but_a_sockgate() {
+    let mut bystander =
+        std::process::Command::new("sleep").arg("60").spawn().expect("sleep starts");
+    let nobody = 1 << 23; // more than Linux gives out
+    for (pid, told) in [(bystander.id(), "sleep"), (nobody, "no process")] {
+        let admin = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = admin.local_addr().expect("bound");
+        let answering = std::thread::spawn(move || {
+            let (mut stream, _) = admin.accept().expect("a question");
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head).expect("a question");
+            let body = json!({ "status": "ok", "pid": pid }).to_string();
+            let length = body.len();
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")
+                .expect("told");
+        });
+        let config =
+            whole("ws://127.0.0.1:3000") + &format!("admin: {{ listen: \"{address}\" }}\n");
+        let outcome = verb("drain", &config, &[], &[]);
+        answering.join().expect("no panic");
+        assert_eq!(outcome.code, 1, "{outcome:?}");
+        for part in [told, &pid.to_string(), "admin.token"] {
+            assert!(outcome.stderr.contains(part), "{outcome:?}");
+        }
+    }
+    assert_eq!(bystander.try_wait().expect("a child"), None, "it was signalled");
+    bystander.kill().expect("killed");
+    bystander.wait().expect("over");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Plain HTTP under the policy of its route.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
 
 use super::support::{
-    Gate, Request, Response, SECRET, Token, Upstream, dial, members, policy, read_chunk, token,
-    unix_now,
+    Gate, Request, Response, SECRET, Token, Upstream, dial, eventually, members, policy,
+    read_chunk, token, unix_now,
 };
 
 fn start(upstream: &Upstream, open: &Upstream) -> Gate {
@@ -220,4 +222,84 @@ fn an_upstream_that_hangs_or_is_gone_is_told_apart() {
     let response = Request::get("/a").send(gate.address());
     assert_eq!((response.status, response.error().as_str()), (502, "Bad gateway"));
     assert!(gate.metric("sockgate_upstream_errors_total", &[]) > 0.5);
+}
+
+#[test]
+fn a_client_that_closes_its_half_gets_its_answer() {
+    let (upstream, open) = (Upstream::start(), Upstream::start());
+    let gate = start(&upstream, &open);
+    let get = |path: &str| Request::get(path).cookie(&token("alice"));
+    let large = "x".repeat(1_000_000);
+    for request in
+        [get("/ws/report"), get("/ws/later-300"), Request::new("POST", "/open/report").body(large)]
+    {
+        let mut stream = dial(gate.address());
+        stream.write_all(&request.bytes()).expect("sent");
+        stream.shutdown(Shutdown::Write).expect("half-closed");
+        let answer = Response::read(&mut stream).expect("an answer");
+        assert_eq!(answer.status, 200);
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("an orderly end");
+        assert!(rest.is_empty());
+    }
+    let mut stream = dial(gate.address());
+    stream
+        .write_all(&[get("/ws/later-200").bytes(), get("/ws/report").bytes()].concat())
+        .expect("sent");
+    stream.shutdown(Shutdown::Write).expect("half-closed");
+    for _ in 0..2 {
+        assert_eq!(Response::read(&mut stream).expect("an answer").status, 200, "pipelined");
+    }
+}
+
+#[test]
+fn a_stream_of_events_goes_on_for_a_half_closed_client_while_there_are_any() {
+    let (upstream, open) = (Upstream::start(), Upstream::start());
+    let gate = start(&upstream, &open);
+    let mut stream = dial(gate.address());
+    stream.write_all(&Request::get("/ws/sse").cookie(&token("alice")).bytes()).expect("sent");
+    stream.shutdown(Shutdown::Write).expect("half-closed");
+    assert_eq!(Response::read_head(&mut stream).expect("an answer").status, 200);
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(100));
+        read_chunk(&mut stream).expect("a chunk").expect("not the last");
+        upstream.release();
+    }
+    assert_eq!(read_chunk(&mut stream).expect("a chunk"), None);
+}
+
+#[test]
+fn the_upstream_is_let_go_of_soon_after_its_client() {
+    for path in ["/ws/await", "/ws/await-stream"] {
+        let (upstream, open) = (Upstream::start(), Upstream::start());
+        let gate = start(&upstream, &open);
+        let mut stream = dial(gate.address());
+        stream.write_all(&Request::get(path).cookie(&token("alice")).bytes()).expect("sent");
+        eventually("the request is there", || !upstream.seen().is_empty());
+        if path.ends_with("stream") {
+            assert_eq!(Response::read_head(&mut stream).expect("an answer").status, 200);
+            read_chunk(&mut stream).expect("the first event");
+        }
+        let began = Instant::now();
+        drop(stream);
+        assert_eq!(upstream.close(), None);
+        assert!(began.elapsed() < Duration::from_secs(8), "{path}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_connection_without_a_request_ends_with_its_client() {
+    let (upstream, open) = (Upstream::start(), Upstream::start());
+    let gate = start(&upstream, &open);
+    let mut stream = dial(gate.address());
+    for _ in 0..2 {
+        stream
+            .write_all(&Request::get("/ws/report").cookie(&token("alice")).bytes())
+            .expect("sent");
+        assert_eq!(Response::read(&mut stream).expect("an answer").status, 200);
+    }
+    let began = Instant::now();
+    stream.shutdown(Shutdown::Write).expect("half-closed");
+    assert_eq!(stream.read(&mut [0]).expect("an orderly end"), 0);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }

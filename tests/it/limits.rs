@@ -119,17 +119,82 @@ fn one_address_makes_no_more_handshakes_a_second_than_it_may() {
     eventually("the burst fills up", || request("alice").status(gate.address()) == 101);
 }
 
+/// `request` with `count` fields more, as short as they can be told apart.
+fn with_fields(request: Request, count: usize) -> Request {
+    (0..count).fold(request, |request, number| request.header(&format!("x{number}"), "v"))
+}
+
 #[test]
-fn short_headers_count_by_their_bytes_until_there_are_far_too_many() {
+fn short_header_fields_count_by_their_bytes_alone() {
     let upstream = Upstream::start();
     let gate = Gate::start(&members(&upstream.ws()));
-    let with = |count: usize| {
-        (0..count).fold(Request::upgrade("/ws/a").cookie(&token("alice")), |request, number| {
-            request.header(&format!("x-h{number}"), "v")
-        })
-    };
-    assert_eq!(with(200).status(gate.address()), 101);
-    assert_eq!(with(300).status(gate.address()), 431);
+    for count in [99, 300, 1200] {
+        with_fields(request("alice"), count).open(gate.address()).echoes("hello");
+        assert_eq!(upstream.last().header(&format!("x{}", count - 1)), Some("v"));
+        let plain = Request::get("/ws/report").cookie(&token("alice"));
+        assert_eq!(with_fields(plain, count).send(gate.address()).status, 200, "{count}");
+    }
+    assert_eq!(with_fields(request("alice"), 2000).send(gate.address()).status, 431);
+}
+
+#[test]
+fn a_connection_takes_few_fields_and_many_in_any_order_and_pipelined() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&members(&upstream.ws()));
+    let get = |count| with_fields(Request::get("/ws/report").cookie(&token("alice")), count);
+    let mut stream = dial(gate.address());
+    for count in [1, 300, 2, 900] {
+        stream.write_all(&get(count).bytes()).expect("sent");
+        assert_eq!(Response::read(&mut stream).expect("an answer").status, 200, "{count}");
+    }
+    let counts = [1, 300, 2, 600, 3];
+    stream.write_all(&counts.map(|count| get(count).bytes()).concat()).expect("sent");
+    for count in counts {
+        assert_eq!(Response::read(&mut stream).expect("an answer").status, 200, "{count}");
+    }
+    assert_eq!(upstream.seen().len(), 9);
+}
+
+#[test]
+fn a_megabyte_of_fields_is_answered_one_way_or_the_other() {
+    let upstream = Upstream::start();
+    let gate = start("header_bytes: 1MiB, header_timeout: 60s", &upstream);
+    with_fields(request("alice"), 16_000).open(gate.address()).echoes("hello");
+    let began = Instant::now();
+    assert_eq!(with_fields(request("alice"), 17_000).send(gate.address()).status, 431);
+    assert_eq!(with_fields(request("alice"), 60_000).send(gate.address()).status, 431);
+    assert!(began.elapsed() < PATIENCE);
+}
+
+#[test]
+fn an_upstreams_answer_may_have_many_fields_but_not_any_number() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&members(&upstream.ws()));
+    let mut socket =
+        Request::upgrade("/ws/fields-300").cookie(&token("alice")).open(gate.address());
+    socket.echoes("hello");
+    let plain = |path: &str| Request::get(path).cookie(&token("alice")).send(gate.address());
+    let answer = plain("/ws/fields-300");
+    assert_eq!((answer.status, answer.header("x299")), (200, Some("v")));
+    assert_eq!(plain("/ws/fields-5000").status, 502);
+    let closed = Request::upgrade("/ws/fields-5000").cookie(&token("alice")).closed(gate.address());
+    assert_eq!(closed.code, 1013);
+}
+
+#[test]
+fn a_url_longer_than_any_can_be_is_431_like_a_head_that_is_too_large() {
+    let upstream = Upstream::start();
+    let gate = start("header_bytes: 256KiB", &upstream);
+    for (length, status) in [(65_500, 101), (65_534, 101), (65_535, 431), (100_000, 431)] {
+        let target = format!("/ws/{}", "a".repeat(length - "/ws/".len()));
+        let request = Request::upgrade(&target).cookie(&token("alice"));
+        assert_eq!(request.status(gate.address()), status, "{length}");
+        let plain = Request::get(&target).cookie(&token("alice")).status(gate.address());
+        assert_eq!(plain, if status == 101 { 200 } else { 431 }, "{length}");
+    }
+    let refused = Request::get(&format!("/{}", "a".repeat(70_000))).send(gate.address());
+    assert_eq!(refused.error(), "Request header too large");
+    assert_eq!(gate.line("of the refusal", |l| l["reason"] == "limit_header")["status"], 431);
 }
 
 #[test]
@@ -164,6 +229,19 @@ fn a_head_that_does_not_come_ends_the_connection_in_time() {
         assert!(began.elapsed() > Duration::from_millis(300), "{:?}", began.elapsed());
     }
     let mut stream = dial(gate.address());
+    stream.write_all(&Request::get("/ws/report").cookie(&token("alice")).bytes()).expect("sent");
+    assert_eq!(Response::read(&mut stream).expect("an answer").status, 200);
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    // Of the four only the one with half a head is a request that was refused.
+    let line = gate.line("of the refusal", |line| line["reason"] == "stalled");
+    assert_eq!((&line["outcome"], &line["peer"]), (&"refused".into(), &"127.0.0.1".into()));
+    assert!(line["status"].is_null() && line["url"].is_null(), "{line}");
+    let stalled = ["route=\"none\"", "outcome=\"refused\"", "reason=\"stalled\""];
+    assert!((gate.metric("sockgate_auth_decisions_total", &stalled) - 1.0).abs() < 0.5);
+    assert!(gate.metric("sockgate_http_requests_total", &["route=\"none\""]) < 0.5);
+
+    let mut stream = dial(gate.address());
     let began = Instant::now();
     let mut dripping = true;
     while dripping && began.elapsed() < PATIENCE {
@@ -171,7 +249,27 @@ fn a_head_that_does_not_come_ends_the_connection_in_time() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(began.elapsed() < Duration::from_secs(5), "one byte at a time held the head open");
-    upstream.saw_nothing();
+    assert_eq!(upstream.seen().len(), 1);
+}
+
+#[test]
+fn a_client_that_leaves_inside_its_head_is_logged_and_a_port_check_is_not() {
+    let upstream = Upstream::start();
+    let gate = start("header_timeout: 10s", &upstream);
+    drop(dial(gate.address()));
+    let mut half = dial(gate.address());
+    half.write_all(b"GET /ws/a HTTP/1.1\r\n").expect("sent");
+    drop(half);
+    gate.line("of who left", |line| line["outcome"] == "abandoned");
+    let lines = gate.lines();
+    assert_eq!(lines.iter().filter(|line| line["peer"].is_string()).count(), 1, "{lines:#?}");
+
+    let config = format!("{}log: {{ level: debug }}\n", members(&upstream.ws()));
+    let gate = Gate::start(&config);
+    drop(dial(gate.address()));
+    gate.line("of the port check", |line| {
+        line["message"] == "a connection without a request" && line["peer"] == "127.0.0.1"
+    });
 }
 
 #[test]

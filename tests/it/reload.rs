@@ -1,5 +1,7 @@
 //! A new configuration keeps every socket; a bad one changes nothing.
 
+use std::time::Duration;
+
 use super::support::{
     Gate, Request, SECRET, Token, Upstream, canary, eventually, members, policy, token,
 };
@@ -114,4 +116,74 @@ fn what_needs_a_restart_is_said() {
     });
     old.echoes("still here");
     Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address()).echoes("as before");
+}
+
+#[test]
+fn connections_to_an_unchanged_upstream_are_used_again_after_a_reload() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&members(&upstream.ws()));
+    let connection = || {
+        let request = Request::get("/ws/report").cookie(&token("alice"));
+        assert_eq!(request.send(gate.address()).status, 200);
+        upstream.last().connection
+    };
+    let reloads = || gate.metric(OUTCOMES, &["outcome=\"success\""]);
+    let reload = |config: &str| {
+        let before = reloads();
+        gate.rewrite(config);
+        eventually("the new file is live", || reloads() > before);
+    };
+    let first = connection();
+    reload(&(members(&upstream.ws()) + "limits: { ping_interval: 20s }\n"));
+    assert_eq!(connection(), first);
+    let other = members(&upstream.ws()) + "limits: { upstream_connect_timeout: 2s }\n";
+    reload(&other);
+    assert_ne!(connection(), first, "connections are made in another way now");
+    let second = Upstream::start();
+    reload(&other.replace(&upstream.ws(), &second.ws()));
+    let request = Request::get("/ws/report").cookie(&token("alice"));
+    assert_eq!(request.send(gate.address()).status, 200);
+    assert_eq!(second.seen().len(), 1);
+}
+
+#[test]
+fn a_saved_file_and_its_signal_are_one_reload_and_every_signal_is_answered() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&members(&upstream.ws()));
+    let said = |message: &str| {
+        gate.lines().iter().filter(|line| line["message"].as_str() == Some(message)).count()
+    };
+    let answers = || {
+        said("configuration reloaded") + said("SIGHUP: this configuration was reloaded just before")
+    };
+    let counted = || (gate.metric(OUTCOMES, &[]) + 0.5) as usize;
+    for round in 1..=5 {
+        gate.rewrite(&(members(&upstream.ws()) + &format!("# {round}\n")));
+        // Before the change is noticed, while it settles, and after it is live.
+        std::thread::sleep(Duration::from_millis(60 * (round - 1)));
+        gate.signal("HUP");
+        eventually("the signal is answered", || answers() >= said("configuration reloaded"));
+        // Longer than any change takes to settle: nothing more comes of it.
+        std::thread::sleep(Duration::from_millis(400));
+        assert_eq!(said("configuration reloaded"), round as usize, "{}", gate.output());
+        assert_eq!(counted(), round as usize);
+    }
+    let (before, answered) = (counted(), answers());
+    std::thread::sleep(Duration::from_secs(3));
+    gate.signal("HUP");
+    eventually("a signal without a change is a reload", || counted() == before + 1);
+    eventually("and says so", || answers() == answered + 1);
+}
+
+#[test]
+fn a_signal_right_after_a_bad_change_says_so_and_counts_once() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&members(&upstream.ws()));
+    gate.rewrite("nonsense: [");
+    gate.metric_becomes(OUTCOMES, &["outcome=\"failure\""], 1.0);
+    gate.signal("HUP");
+    gate.line("in answer to the signal", |line| {
+        line["message"] == "SIGHUP: this configuration was found bad just before"
+    });
+    assert!((gate.metric(OUTCOMES, &[]) - 1.0).abs() < 0.5);
 }

@@ -5,14 +5,16 @@
 //! `echo` (and anything unknown) sends each frame back; `close-4321` closes with
 //! that code; `drop` ends the stream after the 101; `drop-in-frame` ends it
 //! inside a frame; `deaf` upgrades and never reads; `silent` never answers;
-//! `answer-403` refuses with that status; `wrong-accept`, `no-accept`,
-//! `unoffered-protocol`, `unoffered-extension` answer an unsound 101; `greet`
-//! sends a message in the segment of the 101; `push-N` sends a binary message of
-//! N bytes; `hex-…` sends those bytes; `slow-N` sends the message of N bytes one byte at a time; `ping` starts
-//! with a ping; `flood` sends messages for ever and never reads. An echo that is
-//! told `hang up` ends the stream between two frames. Plain HTTP: `sse` streams
-//! three events, the later two as the test releases them; anything else tells in
-//! JSON what the request was.
+//! `answer-403` refuses with that status; `fields-N` answers with N header fields
+//! more; `wrong-accept`, `no-accept`, `unoffered-protocol`, `unoffered-extension`
+//! answer an unsound 101; `greet` sends a message in the segment of the 101;
+//! `push-N` sends a binary message of N bytes; `hex-…` sends those bytes; `slow-N`
+//! sends the message of N bytes one byte at a time; `ping` starts with a ping;
+//! `flood` sends messages for ever and never reads. An echo that is told `hang up`
+//! ends the stream between two frames. Plain HTTP: `sse` streams three events, the
+//! later two as the test releases them; `later-N` answers after N ms; `await` never
+//! answers, and `await-stream` streams one event, until the connection ends;
+//! anything else tells in JSON what the request was.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -190,8 +192,8 @@ impl Upstream {
         self.memory.lock().expect("no server died").messages.clone()
     }
 
-    /// How each finished WebSocket ended for the upstream: the close code, or
-    /// `None` for an end without Close.
+    /// How each finished WebSocket (or `await`) ended for the upstream: the close
+    /// code, or `None` for an end without Close.
     pub(crate) fn closes(&self) -> Vec<Option<u16>> {
         self.memory.lock().expect("no server died").closes.clone()
     }
@@ -269,7 +271,22 @@ fn serve_http(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) -> 
             body.extend(chunk);
         }
     }
+    if let Some(wait) = seen.manner().strip_prefix("later-") {
+        std::thread::sleep(Duration::from_millis(wait.parse().map_err(io::Error::other)?));
+    }
     match seen.manner() {
+        "await" | "await-stream" => {
+            if seen.manner() == "await-stream" {
+                stream.write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                      Transfer-Encoding: chunked\r\n\r\n4\r\n: 1\n\r\n",
+                )?;
+            }
+            // An error is an end too.
+            let _ = stream.read(&mut [0]);
+            memory.lock().expect("no server died").closes.push(None);
+            Ok(false)
+        }
         "sse" => {
             stream.write_all(
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
@@ -289,6 +306,11 @@ fn serve_http(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) -> 
         "silent" => {
             std::thread::sleep(PATIENCE);
             Ok(false)
+        }
+        manner if manner.starts_with("fields-") => {
+            let fields = fields(manner);
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n{fields}\r\ntold")?;
+            Ok(true)
         }
         manner if manner.starts_with("answer-") => {
             let status = manner.trim_start_matches("answer-");
@@ -326,6 +348,7 @@ fn serve_upgrade(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) 
     let mut answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
                       Connection: Upgrade\r\n"
         .to_owned();
+    answer.push_str(&fields(manner));
     match manner {
         "no-accept" => {}
         "wrong-accept" => answer.push_str("Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n"),
@@ -452,6 +475,12 @@ fn echo(stream: &mut impl Stream, memory: &Mutex<Memory>, closing: bool) -> Opti
         stream.flush().ok()?;
     }
     None
+}
+
+/// The lines of `fields-N`; none of anything else.
+fn fields(manner: &str) -> String {
+    let count = manner.strip_prefix("fields-").and_then(|count| count.parse().ok()).unwrap_or(0);
+    (0..count).map(|number: usize| format!("x{number}: v\r\n")).collect()
 }
 
 fn accept_of(key: &str) -> String {
