@@ -169,7 +169,7 @@ async fn serve_http(
         }
         let timed_out = served.as_ref().is_err_and(hyper::Error::is_timeout);
         if guard.has_part_of_a_head() {
-            let record = Record::open(&gate.telemetry, "-", link.peer);
+            let record = Record::open(&gate.telemetry, &"-".into(), link.peer);
             if timed_out {
                 record.unanswered(Reason::Stalled);
             }
