@@ -14,6 +14,7 @@ FROM ${RUST_IMAGE} AS builder
 WORKDIR /src
 
 # The dependencies, as a layer that only a change of the manifests rebuilds.
+COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && touch src/lib.rs \

@@ -62,8 +62,8 @@ pub struct Entry {
     pub codes: CloseCodes,
     /// How to close it, and what it did last.
     pub control: Control,
-    /// What a reload judges it by again; none for plain HTTP.
-    pub grounds: Option<Box<Grounds>>,
+    /// [`Grounds`], which a reload judges it by again; none for plain HTTP.
+    pub grounds: Option<Box<str>>,
     ends: AtomicI64,
     opened_tick: u32,
     limits: ArcSwap<LiveLimits>,
@@ -79,22 +79,6 @@ impl Deref for Controlled {
     fn deref(&self) -> &Control {
         &self.0.control
     }
-}
-
-/// What a connection was admitted on, kept small: it stays for as long as the
-/// connection does.
-pub struct Grounds {
-    /// What `require` may ask of the request and the message, but for what the
-    /// entry and the other fields tell: a JSON object.
-    pub variables: Box<str>,
-    /// `Origin`.
-    pub origin: Option<Box<str>>,
-    /// The host that the client asked for.
-    pub host: Box<str>,
-    /// Its port, if one was named.
-    pub port: Option<u16>,
-    /// Whether the client came by TLS.
-    pub https: bool,
 }
 
 /// What a connection brings along to the registry.
@@ -113,8 +97,8 @@ pub struct Arrival<'a> {
     pub limits: &'a Arc<LiveLimits>,
     /// Its route, which counts its traffic.
     pub metrics: &'a Arc<RouteMetrics>,
-    /// What a reload judges it by again.
-    pub grounds: Option<Box<Grounds>>,
+    /// [`Grounds`], which a reload judges it by again.
+    pub grounds: Option<Box<str>>,
 }
 
 /// Why a connection may not enter.
@@ -125,7 +109,7 @@ pub struct SubjectFull;
 pub struct Place {
     registry: Arc<Registry>,
     entry: Arc<Entry>,
-    subject: Option<SubjectKey>,
+    subject: Option<Box<SubjectKey>>,
 }
 
 const SHARDS: usize = 16;
@@ -318,7 +302,7 @@ impl Place {
         if let Some(limit) = limit {
             let key = SubjectKey::of(identity);
             self.registry.enter_subject(self.entry.id, &key, limit.most, limit.close_oldest)?;
-            self.subject = Some(key);
+            self.subject = Some(Box::new(key));
         }
         Ok(())
     }
@@ -357,7 +341,7 @@ mod tests {
     fn identity(subject: &str, expires: Option<i64>) -> Arc<Identity> {
         let identity = Identity::proven(crate::identity::Proof {
             subject: subject.into(),
-            method: "jwt",
+            method: crate::identity::Method::Jwt,
             verifier: "app".into(),
             issuer: None,
             session: None,

@@ -22,7 +22,7 @@ use crate::close::Reason;
 #[derive(Clone, PartialEq)]
 pub struct Identity {
     subject: Arc<str>,
-    method: &'static str,
+    method: Method,
     verifier: Arc<str>,
     issuer: Option<Box<str>>,
     session: Option<Box<str>>,
@@ -35,12 +35,34 @@ pub struct Identity {
     claims: Box<str>,
 }
 
+/// The kind of a verifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// None: nobody was proven.
+    Anonymous,
+    /// `jwt`.
+    Jwt,
+    /// `api_keys`.
+    ApiKeys,
+}
+
+impl Method {
+    /// As the configuration, CEL and the operator know it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Method::Anonymous => "anonymous",
+            Method::Jwt => "jwt",
+            Method::ApiKeys => "api_keys",
+        }
+    }
+}
+
 /// What a verifier hands in to have an [`Identity`] made of it.
 pub struct Proof {
     /// What the verifier's `subject` expression gave: text, or an integer.
     pub subject: Value,
-    /// The kind of the verifier: `jwt`, `api_keys`.
-    pub method: &'static str,
+    /// The kind of the verifier.
+    pub method: Method,
     /// The verifier's name in the configuration.
     pub verifier: Arc<str>,
     /// `iss`, where there is one.
@@ -96,7 +118,7 @@ impl Identity {
     pub fn anonymous() -> Identity {
         Identity {
             subject: "".into(),
-            method: "anonymous",
+            method: Method::Anonymous,
             verifier: "".into(),
             issuer: None,
             session: None,
@@ -125,7 +147,7 @@ impl Identity {
 
     /// The kind of the verifier.
     pub fn method(&self) -> &'static str {
-        self.method
+        self.method.label()
     }
 
     /// The name of the verifier.
@@ -181,7 +203,7 @@ impl Identity {
         json!({
             "subject": &*self.subject,
             "session": self.session(),
-            "method": self.method,
+            "method": self.method.label(),
             "verifier": &*self.verifier,
             "issuer": self.issuer(),
             "expires": self.expires,

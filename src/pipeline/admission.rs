@@ -113,7 +113,7 @@ fn admit_by(
     if rule.uses("message") {
         variables.insert("message", message.cloned().unwrap_or_default());
     }
-    let grounds = (carrier == Carrier::Socket).then(|| exchange.grounds(&variables));
+    let grounds = (carrier == Carrier::Socket).then(|| exchange.grounds(&variables).kept());
     let mut place = exchange.gate.registry.enter(Arrival {
         request_id: &exchange.request_id,
         identity,

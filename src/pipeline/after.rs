@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::login::Login;
 use super::session::Session;
-use super::slots::Slot;
+use super::slots::{Open, Unauthenticated};
 use crate::relay::frame::Opcode;
 use crate::relay::{CLOSING, Endpoint};
 use crate::stream::Stream;
@@ -14,7 +14,7 @@ pub struct After {
     /// What is to be done.
     pub(super) task: Task,
     /// The connection's parts in the counts, given back at the end.
-    pub(super) slots: (Option<Slot>, Option<Slot>),
+    pub(super) slots: (Option<Open>, Option<Unauthenticated>),
 }
 
 /// What is to be done with the stream.

@@ -135,24 +135,19 @@ impl Exchange {
 
     /// What a reload judges this connection by again, besides its identity. Of the
     /// request, which may be large, only what `rule` looked at is kept whole.
-    pub(super) fn grounds(&self, rule: &Variables) -> Box<Grounds> {
-        let mut kept: Map<_, _> = ["request", "message"]
-            .into_iter()
-            .filter_map(|name| Some((name.to_owned(), rule.get(name)?.clone())))
-            .collect();
-        kept.entry("request").or_insert_with(|| self.request_in_brief());
+    pub(super) fn grounds(&self, rule: &Variables) -> Grounds {
         let sent = self.opening.headers.get_all(ORIGIN);
         // What `any` let pass and nothing else would must not match later either.
         let odd = sent.iter().count() > 1;
         let origin = sent.iter().next().map(|one| one.to_str().ok().filter(|_| !odd));
-        let origin = origin.map(|one| one.unwrap_or("null"));
-        Box::new(Grounds {
-            variables: Value::Object(kept).to_string().into(),
-            origin: origin.map(Into::into),
-            host: self.host.name.clone(),
+        Grounds {
+            request: rule.get("request").cloned().unwrap_or_else(|| self.request_in_brief()),
+            message: rule.get("message").cloned(),
+            origin: origin.map(|one| one.unwrap_or("null").to_owned()),
+            host: self.host.name.to_string(),
             port: self.host.port,
             https: self.client.https,
-        })
+        }
     }
 
     /// Of `request` what is not known of every upgrade ([`request_of`]).
@@ -258,10 +253,10 @@ pub(super) fn sane_request_id(value: &HeaderValue) -> Option<&str> {
 /// `request` of a live connection: what was kept of it when it was admitted, and
 /// for the rest what its upgrade must have been. Headers that were not kept are
 /// absent.
-pub(super) fn request_of(kept: Value, grounds: &Grounds, peer: IpAddr) -> Value {
+pub(super) fn request_of(grounds: &Grounds, peer: IpAddr) -> Value {
     let mut request = json!({
         "method": Method::GET.as_str(),
-        "host": &*grounds.host,
+        "host": grounds.host,
         "path": "",
         "query": "",
         "headers": {},
@@ -270,8 +265,8 @@ pub(super) fn request_of(kept: Value, grounds: &Grounds, peer: IpAddr) -> Value 
         "scheme": scheme(grounds.https),
         "subprotocols": [],
     });
-    if let (Value::Object(request), Value::Object(kept)) = (&mut request, kept) {
-        request.extend(kept);
+    if let (Value::Object(request), Value::Object(kept)) = (&mut request, &grounds.request) {
+        request.extend(kept.clone());
     }
     request
 }

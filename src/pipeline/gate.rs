@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::after::After;
 use super::plan::Plans;
-use super::slots::{Counts, Slot, Slots};
+use super::slots::{Counts, Open, Slots, Unauthenticated};
 use crate::clock::Ticker;
 use crate::close::Reason;
 use crate::connection::Registry;
@@ -110,8 +110,8 @@ pub struct Link {
     /// The verdict on the head that is being answered.
     pub fault: Arc<Fault>,
     after: Mutex<Option<Box<After>>>,
-    unauthenticated: Mutex<Option<Slot>>,
-    open: Mutex<Option<Slot>>,
+    unauthenticated: Mutex<Option<Unauthenticated>>,
+    open: Mutex<Option<Open>>,
 }
 
 impl Link {

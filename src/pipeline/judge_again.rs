@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::{HeaderValue, ORIGIN};
-use serde_json::Map;
 
 use super::exchange::{Exchange, request_of};
 use super::gate::Gate;
@@ -37,7 +36,9 @@ fn judge_entry(entry: &Entry, old: Option<&Arc<Plan>>, new: &Plans) {
         return;
     }
     entry.limit(&plan.live);
-    if let Some(reason) = entry.grounds.as_deref().and_then(|grounds| fault(plan, grounds, entry)) {
+    if let Some(reason) =
+        entry.grounds.as_deref().and_then(|kept| fault(plan, &Grounds::of(kept), entry))
+    {
         entry.close(reason);
     }
 }
@@ -60,24 +61,22 @@ fn fault(plan: &Plan, grounds: &Grounds, entry: &Entry) -> Option<Reason> {
 }
 
 fn variables(grounds: &Grounds, entry: &Entry) -> Variables {
-    // Written by us: what is missing makes a rule fail, which refuses.
-    let mut kept: Map<_, _> = serde_json::from_str(&grounds.variables).unwrap_or_default();
-    let request = kept.remove("request").unwrap_or_default();
-    let mut variables = Variables::from([
+    Variables::from([
         ("identity", entry.identity.variable()),
-        ("request", request_of(request, grounds, entry.peer)),
-    ]);
-    variables.extend(kept.remove("message").map(|message| ("message", message)));
-    variables
+        ("request", request_of(grounds, entry.peer)),
+        ("message", grounds.message.clone().unwrap_or_default()),
+    ])
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Map, json};
+
     use super::*;
     use crate::close::CloseCodes;
     use crate::config::load_from;
     use crate::connection::{Arrival, Place, Registry};
-    use crate::identity::{Identity, Proof};
+    use crate::identity::{Identity, Method, Proof};
     use crate::pipeline::build;
     use crate::telemetry::Metrics;
 
@@ -102,7 +101,7 @@ routes: [{{ name: chat, path: /ws, policy: members, upstream: 'ws://127.0.0.1:1'
     fn ada() -> Place {
         let identity = Identity::proven(Proof {
             subject: "ada".into(),
-            method: "jwt",
+            method: Method::Jwt,
             verifier: "app".into(),
             issuer: None,
             session: None,
@@ -113,7 +112,8 @@ routes: [{{ name: chat, path: /ws, policy: members, upstream: 'ws://127.0.0.1:1'
             claims: Map::from_iter([("role".to_owned(), "member".into())]),
         });
         let grounds = Grounds {
-            variables: r#"{"request": {"path": "/ws"}}"#.into(),
+            request: json!({ "path": "/ws" }),
+            message: None,
             origin: Some("https://app.example".into()),
             host: "app.example".into(),
             port: None,
@@ -127,14 +127,14 @@ routes: [{{ name: chat, path: /ws, policy: members, upstream: 'ws://127.0.0.1:1'
             codes: CloseCodes::default(),
             limits: &Arc::default(),
             metrics: &Metrics::new().unwrap().route("chat").unwrap(),
-            grounds: Some(Box::new(grounds)),
+            grounds: Some(grounds.kept()),
         })
     }
 
     fn judged(policy: &str) -> Option<Reason> {
         let place = ada();
-        let grounds = place.entry().grounds.as_deref().unwrap();
-        fault(plans(policy).named("chat").unwrap(), grounds, place.entry())
+        let grounds = Grounds::of(place.entry().grounds.as_deref().unwrap());
+        fault(plans(policy).named("chat").unwrap(), &grounds, place.entry())
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::admission::{self, Admitted, admit};
 use super::after::refuse;
 use super::exchange::Exchange;
 use super::session::Session;
-use super::slots::Slot;
+use super::slots::{Open, Unauthenticated};
 use super::upgrade::{Failure, dial, relay_settings};
 use crate::clock;
 use crate::close::Reason;
@@ -71,8 +71,8 @@ impl Login {
         mut self: Box<Self>,
         client: Stream,
         ahead: Bytes,
-        open: Option<Slot>,
-        unauthenticated: Option<Slot>,
+        open: Option<Open>,
+        unauthenticated: Option<Unauthenticated>,
     ) {
         let mut client = Endpoint::new(client, ahead);
         let gate = Arc::clone(&self.exchange.gate);

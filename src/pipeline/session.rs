@@ -10,7 +10,7 @@ use super::exchange::Exchange;
 use super::gate::Gate;
 use super::login::LoginTap;
 use super::plan::Plan;
-use super::slots::Slot;
+use super::slots::Open;
 use crate::connection::{Controlled, Place};
 use crate::identity::Identity;
 use crate::relay::{self, Ended, RelaySettings, Tap, relay};
@@ -59,7 +59,7 @@ impl Session {
         client_ahead: Bytes,
         upstream: Stream,
         upstream_ahead: Bytes,
-        open: Option<Slot>,
+        open: Option<Open>,
     ) {
         let Session { gate, settings, tap, rest } = *self;
         let mut relay = relay(

@@ -14,17 +14,21 @@ pub struct Counts {
     unauthenticated: AtomicU32,
 }
 
-/// One connection's part in a count; dropping it gives it back.
+/// A connection's part in the count of all; dropping it gives it back.
 #[derive(Debug)]
-pub struct Slot(Arc<Counts>, fn(&Counts) -> &AtomicU32);
+pub struct Open(Arc<Counts>);
+
+/// A connection's part in the count of those that nothing is proven about.
+#[derive(Debug)]
+pub struct Unauthenticated(Arc<Counts>);
 
 /// A connection's parts in both counts.
 #[derive(Debug)]
 pub struct Slots {
     /// Held to the end of the connection.
-    pub open: Slot,
+    pub open: Open,
     /// Held until the permit.
-    pub unauthenticated: Slot,
+    pub unauthenticated: Unauthenticated,
 }
 
 impl Counts {
@@ -33,8 +37,10 @@ impl Counts {
     /// # Errors
     /// The limit that is reached.
     pub fn enter(self: &Arc<Self>, limits: &LimitsConfig) -> Result<Slots, Reason> {
-        let open = Slot::take(self, |counts| &counts.open, limits.connections)
-            .ok_or(Reason::LimitConnections)?;
+        if !take(&self.open, limits.connections) {
+            return Err(Reason::LimitConnections);
+        }
+        let open = Open(Arc::clone(self));
         Ok(Slots { open, unauthenticated: self.enter_unauthenticated(limits)? })
     }
 
@@ -42,27 +48,34 @@ impl Counts {
     ///
     /// # Errors
     /// [`Reason::LimitUnauthenticated`].
-    pub fn enter_unauthenticated(self: &Arc<Self>, limits: &LimitsConfig) -> Result<Slot, Reason> {
+    pub fn enter_unauthenticated(
+        self: &Arc<Self>,
+        limits: &LimitsConfig,
+    ) -> Result<Unauthenticated, Reason> {
         let most = limits.unauthenticated.of(limits.connections);
-        Slot::take(self, |counts| &counts.unauthenticated, most).ok_or(Reason::LimitUnauthenticated)
+        take(&self.unauthenticated, most)
+            .then(|| Unauthenticated(Arc::clone(self)))
+            .ok_or(Reason::LimitUnauthenticated)
     }
 }
 
-impl Slot {
-    fn take(counts: &Arc<Counts>, which: fn(&Counts) -> &AtomicU32, most: u32) -> Option<Slot> {
-        let counter = which(counts);
-        if counter.fetch_add(1, Ordering::Relaxed) < most {
-            Some(Slot(Arc::clone(counts), which))
-        } else {
-            counter.fetch_sub(1, Ordering::Relaxed);
-            None
-        }
+fn take(counter: &AtomicU32, most: u32) -> bool {
+    let free = counter.fetch_add(1, Ordering::Relaxed) < most;
+    if !free {
+        counter.fetch_sub(1, Ordering::Relaxed);
     }
+    free
 }
 
-impl Drop for Slot {
+impl Drop for Open {
     fn drop(&mut self) {
-        (self.1)(&self.0).fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Unauthenticated {
+    fn drop(&mut self) {
+        self.0.unauthenticated.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

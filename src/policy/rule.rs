@@ -99,12 +99,12 @@ mod tests {
     use serde_json::{Map, json};
 
     use super::*;
-    use crate::identity::Proof;
+    use crate::identity::{Method, Proof};
 
     fn identity(role: Value, expires: Option<UnixSeconds>) -> Arc<Identity> {
         let proof = Proof {
             subject: json!("alice"),
-            method: "jwt",
+            method: Method::Jwt,
             verifier: "app".into(),
             issuer: None,
             session: None,

@@ -37,7 +37,6 @@ pub struct Record {
     telemetry: Arc<Telemetry>,
     id: Arc<str>,
     peer: Option<IpAddr>,
-    started: Instant,
     route: Arc<RouteMetrics>,
     subject: Option<Arc<str>>,
     stage: Stage,
@@ -98,7 +97,6 @@ impl Record {
             telemetry: telemetry.clone(),
             id: Arc::clone(id),
             peer,
-            started: Instant::now(),
             route: telemetry.unrouted.clone(),
             subject: None,
             stage: Stage::Opening(Box::default()),
@@ -113,11 +111,6 @@ impl Record {
     /// The route's metrics; those of `none` before a route is known.
     pub fn metrics(&self) -> &Arc<RouteMetrics> {
         &self.route
-    }
-
-    /// When the first byte came.
-    pub fn started(&self) -> Instant {
-        self.started
     }
 
     /// The request: target and origin are redacted here.

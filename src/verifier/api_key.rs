@@ -15,14 +15,11 @@ use super::config::ApiKeysConfig;
 use super::{Built, Credential, Verification, Verifier, VerifyError, timestamp};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
-use crate::identity::{Identity, Proof};
+use crate::identity::{Identity, Method, Proof};
 use crate::problem::{Problem, suggestion};
 
 /// The fields of an entry.
 const FIELDS: [&str; 4] = ["sha256", "subject", "claims", "expires"];
-
-/// The label of this kind.
-const METHOD: &str = "api_keys";
 
 /// The SHA-256 of a key.
 ///
@@ -206,7 +203,7 @@ fn entry(written: Value, name: &Arc<str>) -> Result<(Digest, Identity), Problem>
     };
     let proof = Proof {
         subject: fields.remove("subject").unwrap_or_default(),
-        method: METHOD,
+        method: Method::ApiKeys,
         verifier: Arc::clone(name),
         issuer: None,
         session: None,

@@ -57,7 +57,7 @@ mod tests {
     use serde_json::{Map, Value};
 
     use super::*;
-    use crate::identity::Proof;
+    use crate::identity::{Method, Proof};
     use crate::verifier::Verification;
 
     /// Recognises what begins with its letter; admits what ends in `!`.
@@ -79,7 +79,7 @@ mod tests {
                 }
                 Ok(Identity::proven(Proof {
                     subject: Value::from("alice"),
-                    method: "letter",
+                    method: Method::Jwt,
                     verifier: Arc::clone(&self.0),
                     issuer: None,
                     session: None,

@@ -26,10 +26,7 @@ use super::{Credential, Verification, Verifier};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::expression::{Expression, Variables};
-use crate::identity::{Identity, Proof};
-
-/// The label of this kind.
-const METHOD: &str = "jwt";
+use crate::identity::{Identity, Method, Proof};
 
 /// Verifies the tokens of one issuer.
 struct Jwt {
@@ -53,7 +50,7 @@ impl Jwt {
         let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
         Identity::proven(Proof {
             subject,
-            method: METHOD,
+            method: Method::Jwt,
             verifier: Arc::clone(&self.name),
             issuer: text("iss"),
             session: text("sid"),

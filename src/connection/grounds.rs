@@ -1,0 +1,72 @@
+//! What a connection was admitted on. It is kept for as long as the connection
+//! is, and read only by a reload: so it is kept as text, without what is usual.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a connection was admitted on, besides its identity.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Grounds {
+    /// What `require` may ask of the request, but for what the other fields and
+    /// the entry tell.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub request: Value,
+    /// The message that authenticated, if the rule looked at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<Value>,
+    /// `Origin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// The host that the client asked for.
+    pub host: String,
+    /// Its port, if one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Whether the client came by TLS.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub https: bool,
+}
+
+impl Grounds {
+    /// As an entry keeps it.
+    pub fn kept(&self) -> Box<str> {
+        // Text keys and plain values: it cannot fail; nothing kept refuses later.
+        serde_json::to_string(self).unwrap_or_default().into()
+    }
+
+    /// What was kept; without anything, a rule that asks fails, which refuses.
+    pub fn of(kept: &str) -> Grounds {
+        serde_json::from_str(kept).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_usual_takes_no_room() {
+        let usual =
+            Grounds { request: json!({ "path": "/ws" }), host: "a".into(), ..Grounds::default() };
+        assert_eq!(&*usual.kept(), r#"{"request":{"path":"/ws"},"host":"a"}"#);
+        assert_eq!(Grounds::of(&usual.kept()), usual);
+    }
+
+    #[test]
+    fn everything_comes_back() {
+        let all = Grounds {
+            request: json!({ "path": "/ws", "headers": { "x": "y" } }),
+            message: Some(json!({ "type": "auth" })),
+            origin: Some("https://app.example".into()),
+            host: "app.example".into(),
+            port: Some(8443),
+            https: true,
+        };
+        assert_eq!(Grounds::of(&all.kept()), all);
+        let null = Grounds { message: Some(Value::Null), ..all };
+        assert_eq!(Grounds::of(&null.kept()).message, None);
+    }
+}
