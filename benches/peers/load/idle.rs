@@ -1,0 +1,51 @@
+//! Connections that are open and silent: what they cost in memory.
+
+use std::io::{self, Read as _, Write as _};
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::{Wire, connect, establish, expect_switch};
+use crate::machine;
+use crate::proxy::Running;
+use crate::wire::{self, CLOSE, NORMAL, Openings};
+
+/// How long a process gets to settle.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Resident memory in bytes.
+pub(crate) struct Memory {
+    pub(crate) before: u64,
+    pub(crate) with: u64,
+    pub(crate) after: u64,
+}
+
+/// Opens `count` connections, closes them in order, and looks at the memory.
+pub(crate) fn run(proxy: &Running, openings: &mut Openings, count: usize) -> io::Result<Memory> {
+    let before = machine::rss(&proxy.pids);
+    let mut open: Vec<Box<dyn Wire>> = Vec::with_capacity(count);
+    if let Some(trust) = &proxy.trust {
+        for serial in 0..count {
+            let mut stream = trust.connect(connect(proxy, serial)?)?;
+            stream.write_all(openings.next().as_bytes())?;
+            expect_switch(&mut stream)?;
+            open.push(Box::new(stream));
+        }
+    } else {
+        for stream in establish(proxy, openings, count)? {
+            open.push(Box::new(stream));
+        }
+    }
+    sleep(SETTLE);
+    let with = machine::rss(&proxy.pids);
+    for stream in &mut open {
+        stream.write_all(&wire::frame(CLOSE, &NORMAL, true))?;
+        stream.flush()?;
+    }
+    let mut scratch = [0; 64];
+    for mut stream in open {
+        // The Close, then the end; how TLS says the end is no matter here.
+        while stream.read(&mut scratch).is_ok_and(|count| count > 0) {}
+    }
+    sleep(2 * SETTLE);
+    Ok(Memory { before, with, after: machine::rss(&proxy.pids) })
+}
