@@ -68,7 +68,10 @@ fn main() -> io::Result<ExitCode> {
         } else {
             "as recorded"
         };
-        println!("{:<14} {each:>6} instructions a round trip; {verdict} ({})", case.name, case.recorded);
+        println!(
+            "{:<14} {each:>6} instructions a round trip; {verdict} ({})",
+            case.name, case.recorded
+        );
     }
     Ok(if grown { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -90,10 +93,8 @@ fn count(case: usize, rounds: u64) -> io::Result<u64> {
 
 /// A relay between two sockets, of which this program has the other ends.
 fn play(case: &Case, rounds: u64) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let payload = vec![b'x'; case.payload];
     let up = encode_frame(Opcode::BINARY, &payload, Some([0; 4])).repeat(case.messages);
     let down = encode_frame(Opcode::BINARY, &payload, None).repeat(case.messages);

@@ -18,7 +18,8 @@ use sockgate::telemetry::Redactor;
 use sockgate::verifier::{Credential, VerifierConfig, build};
 
 const SECRET: &str = "the-secret-of-the-bench-which-is-long-enough-..";
-const TARGET: &str = "/ws/room%20one?room=42&token=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl&lang=en";
+const TARGET: &str =
+    "/ws/room%20one?room=42&token=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl&lang=en";
 
 fn main() {
     divan::main();
@@ -59,7 +60,9 @@ fn follow(mut bytes: &[u8]) -> usize {
 #[divan::bench(args = ["cookie", "query", "header", "subprotocol"])]
 fn credential(bencher: Bencher<'_, '_>, kind: &str) {
     let (config, field, value) = match kind {
-        "cookie" => (json!({"cookie": "session"}), "cookie", "theme=dark; session=abc.def.ghi; lang=en"),
+        "cookie" => {
+            (json!({"cookie": "session"}), "cookie", "theme=dark; session=abc.def.ghi; lang=en")
+        }
         "query" => (json!({"query": "token"}), "x-nothing", "-"),
         "header" => (json!({"header": "authorization"}), "authorization", "Bearer abc.def.ghi"),
         _ => (json!({"subprotocol_pair": "bearer"}), "x-nothing", "-"),
