@@ -70,7 +70,7 @@ fn credential(bencher: Bencher<'_, '_>, kind: &str) {
     let mut config = config;
     config["verifier"] = json!("app");
     let config: CredentialConfig = serde_json::from_value(config).expect("a credential");
-    let sources = Sources::compile(&[config]).ok().expect("sources");
+    let sources = Sources::compile(&[config]).unwrap_or_else(|_| panic!("sources"));
     let mut headers = HeaderMap::new();
     for (name, value) in [
         ("host", "chat.example.com"),
@@ -101,7 +101,7 @@ fn jwt(bencher: Bencher<'_, '_>, algorithm: &str) {
     let directory = tempfile::tempdir().expect("a directory");
     let (algorithm, key, config) = keys(algorithm, directory.path());
     let config: VerifierConfig = serde_json::from_value(config).expect("a verifier");
-    let built = build("app", &config, directory.path()).ok().expect("a verifier");
+    let built = build("app", &config, directory.path()).unwrap_or_else(|_| panic!("a verifier"));
     let now = unix_now();
     let claims = json!({
         "iss": "bench", "sub": "user-1", "jti": "1", "exp": now + 3600,

@@ -1,5 +1,6 @@
 //! The server behind the proxies: echoes WebSocket messages unmasked, answers
-//! nginx's `auth_request`, and counts how its connections ended. One thread.
+//! nginx's `auth_request`, and says at `/ended` how its connections ended. One
+//! thread.
 
 use std::io::{self, Read as _};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +11,7 @@ use sockgate::handshake::accept_for;
 use sockgate::relay::frame::{Header, Opcode, apply_mask};
 
 use crate::poller::{Interest, Outbox, Poller, READ};
-use crate::wire::{self, CLOSE, FAREWELL, NORMAL};
+use crate::wire::{self, BINARY, CLOSE, FAREWELL, FLOOD, NORMAL};
 
 const LISTENER: usize = usize::MAX;
 
@@ -63,7 +64,8 @@ struct Peer {
     mask: [u8; 4],
     /// The current frame's payload is not echoed.
     swallow: bool,
-    farewell: bool,
+    /// It sends without an end.
+    floods: bool,
     close_seen: bool,
     close_sent: bool,
 }
@@ -110,6 +112,11 @@ impl Backend {
 
     /// One read, or what waits to be written; false if the connection is over.
     fn turn(&mut self, peer: &mut Peer, token: usize) -> io::Result<bool> {
+        if peer.floods {
+            let flood = wire::frame(BINARY, &[0; 16 * 1024], false);
+            while peer.out.flush(&peer.socket)? && peer.out.write(&peer.socket, &flood)? {}
+            return Ok(true);
+        }
         if !peer.out.is_empty() {
             if peer.out.flush(&peer.socket)? {
                 self.poller.change(&peer.socket, token, Interest::Read)?;
@@ -132,7 +139,7 @@ impl Backend {
         } else {
             peer.answer(bytes, &mut self.reply, &self.key, &self.ended)?;
         }
-        if !peer.out.write(&peer.socket, &self.reply)? {
+        if !peer.out.write(&peer.socket, &self.reply)? || peer.floods {
             self.poller.change(&peer.socket, token, Interest::Write)?;
         }
         // Both have said Close: the server ends the connection (RFC 6455 §7.1.1).
@@ -151,7 +158,7 @@ impl Peer {
             offset: 0,
             mask: [0; 4],
             swallow: false,
-            farewell: false,
+            floods: false,
             close_seen: false,
             close_sent: false,
         }
@@ -247,9 +254,9 @@ impl Peer {
         } else if header.opcode == Opcode::TEXT && header.payload == FAREWELL.len() as u64 {
             let mut text = after[..FAREWELL.len()].to_vec();
             apply_mask(&mut text, self.mask, 0);
-            self.farewell = text == FAREWELL;
-            self.swallow = self.farewell;
-            if self.farewell {
+            self.floods = text == FLOOD;
+            self.swallow = text == FAREWELL || self.floods;
+            if text == FAREWELL {
                 self.close_sent = true;
                 reply.extend_from_slice(&wire::frame(CLOSE, &NORMAL, false));
             }

@@ -78,6 +78,15 @@ pub(crate) fn rss(pids: &[u32]) -> u64 {
     pids.iter().filter_map(kib).sum::<u64>() * 1024
 }
 
+/// What the kernel holds for all TCP sockets, in bytes.
+pub(crate) fn socket_memory() -> u64 {
+    let text = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
+    let mut words = line.split_whitespace().skip_while(|word| *word != "mem");
+    let pages: u64 = words.nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
 /// Counts the system calls of a process while it lives: with `perf`, which does
 /// not slow the process down.
 pub(crate) struct SyscallCounter(Child);

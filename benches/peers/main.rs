@@ -3,7 +3,9 @@
 //! ```text
 //! benches/setup                                  installs the peers
 //! cargo bench --bench peers                      everything; writes docs/performance.md
-//! cargo bench --bench peers -- --quick           everything, shorter and rougher
+//! cargo bench --bench peers -- --quick           everything, shorter and rougher: a fifth
+//!                                                of the idle connections, a twentieth of
+//!                                                the Close frames
 //! cargo bench --bench peers -- small-1 upgrade   some scenarios; --list names them
 //!     --only sockgate,forwarder                  some proxies
 //!     --rounds 9 --seconds 2                     more of it

@@ -18,11 +18,21 @@ pub(crate) struct Column {
     pub(crate) summary: Summary,
 }
 
+/// The figures of one measurement, one for each column; none where one cannot be
+/// taken.
+pub(crate) type Figures = Vec<Option<f64>>;
+
 /// The measurements of one scenario.
 pub(crate) struct Results {
     columns: Vec<Column>,
-    /// Each proxy's, by round; none where it failed.
-    rows: Vec<(String, Vec<Option<Vec<Option<f64>>>>)>,
+    rows: Vec<Row>,
+}
+
+/// The measurements of one proxy.
+struct Row {
+    name: String,
+    /// None where it failed.
+    rounds: Vec<Option<Figures>>,
 }
 
 impl Results {
@@ -31,10 +41,10 @@ impl Results {
     }
 
     /// Notes what `proxy` did in the next round.
-    pub(crate) fn add(&mut self, proxy: &str, measured: Option<Vec<Option<f64>>>) {
-        match self.rows.iter_mut().find(|(name, _)| name == proxy) {
-            Some((_, rounds)) => rounds.push(measured),
-            None => self.rows.push((proxy.to_owned(), vec![measured])),
+    pub(crate) fn add(&mut self, proxy: &str, measured: Option<Figures>) {
+        match self.rows.iter_mut().find(|row| row.name == proxy) {
+            Some(row) => row.rounds.push(measured),
+            None => self.rows.push(Row { name: proxy.to_owned(), rounds: vec![measured] }),
         }
     }
 
@@ -48,7 +58,7 @@ impl Results {
             }
         }
         let mut lines = vec![head];
-        for (name, _) in &self.rows {
+        for Row { name, .. } in &self.rows {
             let mut line = vec![name.clone()];
             for (index, column) in self.columns.iter().enumerate() {
                 line.push(shown(self.figure(name, index), column.decimals));
@@ -61,10 +71,10 @@ impl Results {
         aligned(&lines)
     }
 
-    fn values(&self, name: &str, column: usize) -> Vec<Option<f64>> {
-        let rounds = self.rows.iter().find(|(row, _)| row == name).map(|(_, rounds)| rounds);
-        let value = |round: &Option<Vec<Option<f64>>>| *round.as_ref()?.get(column)?;
-        rounds.into_iter().flatten().map(value).collect()
+    fn values(&self, name: &str, column: usize) -> Figures {
+        let row = self.rows.iter().find(|row| row.name == name);
+        let value = |round: &Option<Figures>| *round.as_ref()?.get(column)?;
+        row.into_iter().flat_map(|row| &row.rounds).map(value).collect()
     }
 
     fn figure(&self, name: &str, column: usize) -> Option<f64> {

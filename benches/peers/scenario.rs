@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::load::cycle::{self, Until};
 use crate::load::echo::{Echo, Window};
-use crate::load::{Seen, idle};
+use crate::load::{self, Seen, idle};
 use crate::machine::{self, SyscallCounter};
 use crate::proxy::{Kind, Proxy, Running, Setup};
-use crate::report::{Column, Summary};
+use crate::report::{Column, Figures, Summary};
 use crate::wire::{Openings, Token};
 
 /// One thing to measure.
@@ -32,6 +32,8 @@ pub(crate) enum Work {
     Close { cycles: u64 },
     /// Connections that do nothing.
     Idle { connections: usize, tls: bool },
+    /// Connections whose client never reads what the server sends without an end.
+    Stalled { connections: usize },
     /// Nothing: the start is what is measured.
     Start,
 }
@@ -67,9 +69,15 @@ pub(crate) const ALL: &[Scenario] = &[
         threads: 1,
         work: Work::Idle { connections: 5000, tls: true },
     },
+    Scenario {
+        name: "stalled",
+        title: "200 clients that never read, under a server that sends without an end",
+        threads: 1,
+        work: Work::Stalled { connections: 200 },
+    },
     echo("scale-10", "64 B, 10 in flight in all, 10 connections", 64, 10, Window::All(10)),
     echo("scale-1000", "64 B, 10 in flight in all, 1,000 connections", 64, 1000, Window::All(10)),
-    echo("scale-10000", "64 B, 10 in flight in all, 9,900 connections", 64, 9900, Window::All(10)),
+    echo("scale-10000", "64 B, 10 in flight in all, 9,700 connections", 64, 9700, Window::All(10)),
     Scenario {
         name: "threads-2",
         title: "64 B, 64 connections, 16 in flight on each, two threads",
@@ -121,7 +129,7 @@ impl Scenario {
             && match self.work {
                 Work::Cycle { token } => proxy.kind.judges(token),
                 Work::Idle { tls, .. } => !tls || proxy.kind.knows_tls(),
-                Work::Echo { .. } | Work::Close { .. } | Work::Start => true,
+                Work::Echo { .. } | Work::Close { .. } | Work::Stalled { .. } | Work::Start => true,
             }
     }
 
@@ -138,16 +146,26 @@ impl Scenario {
                 median("p50 µs", 0),
                 median("p99 µs", 0),
             ],
-            Work::Cycle { .. } | Work::Close { .. } => vec![
+            Work::Close { .. } => vec![
+                rated("CPU µs/cycle", 1),
+                median("cycles/s", 0),
+                sum("cycles"),
+                sum("Close lost: client"),
+                sum("upstream"),
+                sum("failed"),
+            ],
+            Work::Cycle { .. } => vec![
                 rated("CPU µs/cycle", 1),
                 median("calls/cycle", 1),
                 median("cycles/s", 0),
                 median("p50 µs", 0),
                 median("p99 µs", 0),
-                sum("cycles"),
                 sum("Close lost"),
                 sum("failed"),
             ],
+            Work::Stalled { .. } => {
+                vec![median("proxy KiB/connection", 0), median("kernel KiB/connection", 0)]
+            }
             Work::Idle { .. } => vec![
                 rated("KiB/connection", 2),
                 median("before MiB", 1),
@@ -164,14 +182,14 @@ impl Scenario {
         proxy: &Proxy,
         setup: Setup<'_>,
         pace: Pace,
-    ) -> io::Result<Vec<Option<f64>>> {
+    ) -> io::Result<Figures> {
         let tls = matches!(self.work, Work::Idle { tls: true, .. });
         let running = proxy.start(&Setup { tls, threads: self.threads, ..setup })?;
         match self.work {
             Work::Echo { payload, connections, window } => {
                 let mut openings = Openings::new(Token::Fresh);
-                // Each takes two descriptors of the proxy.
-                let connections = connections.min(setup.files as usize / 2 - 100);
+                // Each takes two descriptors of the proxy, and nginx some for its auth server.
+                let connections = connections.min(setup.files as usize / 2 - 300);
                 let mut echo = Echo::open(&running, &mut openings, connections, payload, window)?;
                 measured(&running, pace, |time| echo.run(time)).map(|(cpu, calls, seen)| {
                     vec![cpu, calls, rate(&seen), p(&seen, 0.5), p(&seen, 0.99)]
@@ -193,10 +211,19 @@ impl Scenario {
                 let plan = cycle::Plan { abreast: ABREAST, refused: false, both_close: true };
                 let mut openings = Openings::new(Token::Fresh);
                 let share = cycles / if pace.quick { 20 } else { 1 } / pace.rounds as u64;
+                let lost_before = load::ended_without_close(setup.backend)?;
                 let before = machine::cpu(&running.pids);
                 let seen = cycle::run(&running, &mut openings, plan, Until::Count(share))?;
                 let cpu = machine::cpu(&running.pids) - before;
-                Ok(cycled(each(cpu, &seen), None, &seen))
+                let lost = load::ended_without_close(setup.backend)? - lost_before;
+                Ok(vec![
+                    each(cpu, &seen),
+                    rate(&seen),
+                    Some(seen.completed as f64),
+                    Some(seen.lost as f64),
+                    Some(lost as f64),
+                    Some(seen.failed as f64),
+                ])
             }
             Work::Idle { connections, .. } => {
                 let connections = if pace.quick { connections / 5 } else { connections };
@@ -204,6 +231,11 @@ impl Scenario {
                 let mib = |bytes: u64| Some(bytes as f64 / 1024.0 / 1024.0);
                 let per = (memory.with as f64 - memory.before as f64) / connections as f64 / 1024.0;
                 Ok(vec![Some(per), mib(memory.before), mib(memory.with), mib(memory.after)])
+            }
+            Work::Stalled { connections } => {
+                let stalled = idle::stall(&running, &mut Openings::new(Token::Fresh), connections)?;
+                let kib = |bytes: u64| Some(bytes as f64 / 1024.0 / connections as f64);
+                Ok(vec![kib(stalled.resident), kib(stalled.kernel)])
             }
             Work::Start => {
                 let size = proxy.size() as f64 / 1024.0 / 1024.0;
@@ -243,16 +275,7 @@ fn p(seen: &Seen, share: f64) -> Option<f64> {
     Some(seen.latency.quantile(share))
 }
 
-fn cycled(cpu: Option<f64>, calls: Option<f64>, seen: &Seen) -> Vec<Option<f64>> {
+fn cycled(cpu: Option<f64>, calls: Option<f64>, seen: &Seen) -> Figures {
     let count = |count: u64| Some(count as f64);
-    vec![
-        cpu,
-        calls,
-        rate(seen),
-        p(seen, 0.5),
-        p(seen, 0.99),
-        count(seen.completed),
-        count(seen.lost),
-        count(seen.failed),
-    ]
+    vec![cpu, calls, rate(seen), p(seen, 0.5), p(seen, 0.99), count(seen.lost), count(seen.failed)]
 }

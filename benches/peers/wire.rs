@@ -188,6 +188,8 @@ pub(crate) fn head(opcode: u8, length: u64, masked: bool) -> Vec<u8> {
 
 /// A text message, which makes the backend close first.
 pub(crate) const FAREWELL: &[u8] = b"close, please";
+/// Another, which makes it send without an end.
+pub(crate) const FLOOD: &[u8] = b"flood, please";
 pub(crate) const TEXT: u8 = 1;
 pub(crate) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;

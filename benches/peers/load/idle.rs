@@ -1,4 +1,4 @@
-//! Connections that are open and silent: what they cost in memory.
+//! Connections that do nothing, or read nothing: what they cost in memory.
 
 use std::io::{self, Read as _, Write as _};
 use std::thread::sleep;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Wire, connect, establish, expect_switch};
 use crate::machine;
 use crate::proxy::Running;
-use crate::wire::{self, CLOSE, NORMAL, Openings};
+use crate::wire::{self, CLOSE, FLOOD, NORMAL, Openings, TEXT};
 
 /// How long a process gets to settle.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -48,4 +48,25 @@ pub(crate) fn run(proxy: &Running, openings: &mut Openings, count: usize) -> io:
     }
     sleep(2 * SETTLE);
     Ok(Memory { before, with, after: machine::rss(&proxy.pids) })
+}
+
+/// Memory that `count` clients take that never read what the server sends without
+/// an end: resident in the proxy, and in the kernel for all sockets there are.
+pub(crate) struct Stalled {
+    pub(crate) resident: u64,
+    pub(crate) kernel: u64,
+}
+
+/// Has the server flood `count` clients that do not read.
+pub(crate) fn stall(proxy: &Running, openings: &mut Openings, count: usize) -> io::Result<Stalled> {
+    let mut open = establish(proxy, openings, count)?;
+    let (resident, kernel) = (machine::rss(&proxy.pids), machine::socket_memory());
+    for stream in &mut open {
+        stream.write_all(&wire::frame(TEXT, FLOOD, true))?;
+    }
+    sleep(2 * SETTLE);
+    Ok(Stalled {
+        resident: machine::rss(&proxy.pids).saturating_sub(resident),
+        kernel: machine::socket_memory().saturating_sub(kernel),
+    })
 }

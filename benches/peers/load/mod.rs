@@ -7,7 +7,7 @@ pub(crate) mod idle;
 pub(crate) mod secure;
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::proxy::Running;
@@ -108,4 +108,16 @@ pub(crate) fn expect_switch(stream: &mut impl Read) -> io::Result<()> {
             answer => return Err(io::Error::other(format!("instead of a 101: {answer:?}"))),
         }
     }
+}
+
+/// How many WebSockets have ended at the backend without a Close from the client.
+pub(crate) fn ended_without_close(backend: SocketAddr) -> io::Result<u64> {
+    let mut stream = TcpStream::connect(backend)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /ended HTTP/1.1\r\nHost: backend\r\n\r\n")?;
+    let mut answer = [0; 256];
+    let count = stream.read(&mut answer)?;
+    let text = String::from_utf8_lossy(&answer[..count]);
+    let without = text.rsplit(' ').next().and_then(|word| word.trim().parse().ok());
+    without.ok_or_else(|| io::Error::other("the backend does not say how its connections ended"))
 }
