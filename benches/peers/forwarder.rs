@@ -31,17 +31,24 @@ pub(crate) fn run(port: u16, backend: SocketAddr) -> io::Result<()> {
                 client.set_nodelay(true)?;
                 let upstream = TcpStream::connect(backend).await?;
                 upstream.set_nodelay(true)?;
-                Forward { client, upstream, up: Way::default(), down: Way::default() }.await
+                Forward::new(client, upstream).await
             });
         }
     })
 }
 
-struct Forward {
-    client: TcpStream,
-    upstream: TcpStream,
+/// Both ways of one connection.
+pub(crate) struct Forward<S> {
+    client: S,
+    upstream: S,
     up: Way,
     down: Way,
+}
+
+impl<S> Forward<S> {
+    pub(crate) fn new(client: S, upstream: S) -> Forward<S> {
+        Forward { client, upstream, up: Way::default(), down: Way::default() }
+    }
 }
 
 #[derive(Default)]
@@ -52,7 +59,7 @@ struct Way {
     shut: bool,
 }
 
-impl Future for Forward {
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Forward<S> {
     type Output = io::Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -72,10 +79,10 @@ impl Future for Forward {
 }
 
 impl Way {
-    fn poll_move(
+    fn poll_move<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut S,
+        to: &mut S,
         context: &mut Context<'_>,
         scratch: &mut [u8],
     ) -> Poll<io::Result<()>> {
