@@ -256,6 +256,10 @@ impl Peer {
             apply_mask(&mut text, self.mask, 0);
             self.floods = text == FLOOD;
             self.swallow = text == FAREWELL || self.floods;
+            if self.floods {
+                // What waits here is not the proxy's; best effort, it is seen in the figure.
+                let _ = socket2::SockRef::from(&self.socket).set_send_buffer_size(16 * 1024);
+            }
             if text == FAREWELL {
                 self.close_sent = true;
                 reply.extend_from_slice(&wire::frame(CLOSE, &NORMAL, false));

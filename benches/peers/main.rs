@@ -3,12 +3,12 @@
 //! ```text
 //! benches/setup                                  installs the peers
 //! cargo bench --bench peers                      everything; writes docs/performance.md
-//! cargo bench --bench peers -- --quick           everything, shorter and rougher: a fifth
-//!                                                of the idle connections, a twentieth of
-//!                                                the Close frames
+//! cargo bench --bench peers -- --quick           everything, shorter and rougher, and a
+//!                                                twentieth of the Close frames
 //! cargo bench --bench peers -- small-1 upgrade   some scenarios; --list names them
 //!     --only sockgate,forwarder                  some proxies
 //!     --rounds 9 --seconds 2                     more of it
+//!     --write                                    into docs/performance.md all the same
 //!     --gate before=/path/to/sockgate            another build of sockgate beside this one;
 //!                                                with the name sockgate, in its place
 //! ```
@@ -74,6 +74,8 @@ struct Wanted {
     only: Option<Vec<String>>,
     gates: Vec<(String, PathBuf)>,
     list: bool,
+    /// The result goes into the documentation, whatever was measured.
+    write: bool,
 }
 
 impl Wanted {
@@ -86,6 +88,7 @@ impl Wanted {
             only: None,
             gates: Vec::new(),
             list: false,
+            write: false,
         };
         let mut rest = arguments.into_iter();
         while let Some(argument) = rest.next() {
@@ -94,6 +97,7 @@ impl Wanted {
             match argument.as_str() {
                 // cargo says this to every bench.
                 "--bench" | "--quick" => {}
+                "--write" => wanted.write = true,
                 "--list" => wanted.list = true,
                 "--rounds" => wanted.pace.rounds = value()?.parse().map_err(wrong)?,
                 "--seconds" => {
@@ -118,6 +122,10 @@ impl Wanted {
     }
 
     /// Whether the result is the one that the documentation shows.
+    fn is_for_the_documentation(&self) -> bool {
+        self.write || self.is_all()
+    }
+
     fn is_all(&self) -> bool {
         self.scenarios.is_empty()
             && self.only.is_none()
@@ -135,7 +143,7 @@ fn compare(wanted: &Wanted) -> io::Result<()> {
     let files = machine::raise_files();
     machine::pin(LOAD_CORE)?;
     let (mut backend, address) = backend()?;
-    let mut text = preface(&proxies, &missing);
+    let mut text = preface(&proxies, &missing, wanted.pace);
     println!("{text}");
     let scenarios: Vec<&Scenario> = match &wanted.scenarios[..] {
         [] => ALL.iter().collect(),
@@ -168,7 +176,11 @@ fn compare(wanted: &Wanted) -> io::Result<()> {
     }
     machine::end(&mut backend);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = if wanted.is_all() { "docs/performance.md" } else { "target/performance.md" };
+    let file = if wanted.is_for_the_documentation() {
+        "docs/performance.md"
+    } else {
+        "target/performance.md"
+    };
     std::fs::write(root.join(file), text.trim_end().to_owned() + "\n")?;
     println!("written to {file}");
     Ok(())
@@ -231,7 +243,7 @@ fn backend() -> io::Result<(Child, SocketAddr)> {
     Ok((child, ([127, 0, 0, 1], port).into()))
 }
 
-fn preface(proxies: &[Proxy], missing: &[String]) -> String {
+fn preface(proxies: &[Proxy], missing: &[String], pace: Pace) -> String {
     let mut text = "# Performance\n\n".to_owned();
     text.push_str(
         "Measured by `cargo bench --bench peers`; what is done and how is at the top of\n",
@@ -240,6 +252,7 @@ fn preface(proxies: &[Proxy], missing: &[String]) -> String {
     let today = sockgate::clock::rfc3339(sockgate::clock::unix_millis());
     text.push_str(&format!("- date: {}\n", &today[..10]));
     text.push_str(&format!("- machine: {}\n", machine::description()));
+    text.push_str(&format!("- rounds: {} of {} s\n", pace.rounds, pace.measured.as_secs_f64()));
     for proxy in proxies {
         text.push_str(&format!("- {}: {}\n", proxy.name, proxy.version));
     }

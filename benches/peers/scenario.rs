@@ -226,7 +226,6 @@ impl Scenario {
                 ])
             }
             Work::Idle { connections, .. } => {
-                let connections = if pace.quick { connections / 5 } else { connections };
                 let memory = idle::run(&running, &mut Openings::new(Token::Fresh), connections)?;
                 let mib = |bytes: u64| Some(bytes as f64 / 1024.0 / 1024.0);
                 let per = (memory.with as f64 - memory.before as f64) / connections as f64 / 1024.0;

@@ -4,6 +4,8 @@ use std::io::{self, Read as _, Write as _};
 use std::thread::sleep;
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use super::{Wire, connect, establish, expect_switch};
 use crate::machine;
 use crate::proxy::Running;
@@ -60,6 +62,10 @@ pub(crate) struct Stalled {
 /// Has the server flood `count` clients that do not read.
 pub(crate) fn stall(proxy: &Running, openings: &mut Openings, count: usize) -> io::Result<Stalled> {
     let mut open = establish(proxy, openings, count)?;
+    for stream in &open {
+        // What waits in the client's own kernel is not the proxy's.
+        SockRef::from(stream).set_recv_buffer_size(16 * 1024)?;
+    }
     let (resident, kernel) = (machine::rss(&proxy.pids), machine::socket_memory());
     for stream in &mut open {
         stream.write_all(&wire::frame(TEXT, FLOOD, true))?;
