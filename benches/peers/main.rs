@@ -1,0 +1,264 @@
+//! sockgate beside what else could stand there, measured in one run:
+//!
+//! ```text
+//! benches/setup                                  installs the peers
+//! cargo bench --bench peers                      everything; writes docs/performance.md
+//! cargo bench --bench peers -- --quick           everything, shorter and rougher, and a
+//!                                                twentieth of the Close frames
+//! cargo bench --bench peers -- small-1 upgrade   some scenarios; --list names them
+//!     --only sockgate,forwarder                  some proxies
+//!     --rounds 9 --seconds 2                     more of it
+//!     --write                                    into docs/performance.md all the same
+//!     --gate before=/path/to/sockgate            another build of sockgate beside this one;
+//!                                                with the name sockgate, in its place
+//! ```
+//!
+//! The proxy has core 0 for itself; the clients and the echo server share core 1.
+//! Each measurement starts a fresh process, and the proxies take turns (A B C,
+//! A B C, …), so that what disturbs one disturbs all. Figures are medians over the
+//! rounds; `÷ forwarder` is the median of the ratios within a round.
+//!
+//! CPU time is what Linux counts for all threads of the proxy
+//! (`/proc/PID/task/*/schedstat`), memory is `Rss` of `smaps_rollup`, system calls
+//! are counted by `perf` in a run of their own.
+
+#![expect(clippy::expect_used, reason = "a bench that cannot go on says why")]
+
+mod backend;
+mod forwarder;
+mod load;
+mod machine;
+mod poller;
+mod proxy;
+mod report;
+mod scenario;
+mod wire;
+
+use std::io::{self, BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use proxy::{Proxy, Setup};
+use report::Results;
+use scenario::{ALL, Pace, Scenario};
+
+const PROXY_CORE: &str = "0";
+const LOAD_CORE: usize = 1;
+
+fn main() -> io::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("backend") => return backend::run(),
+        Some("forwarder") => {
+            let port = arguments[1].parse().expect("a port");
+            return forwarder::run(port, arguments[2].parse().expect("an address"));
+        }
+        Some(_) | None => {}
+    }
+    let wanted = Wanted::read(arguments)?;
+    if wanted.list {
+        for scenario in ALL {
+            println!("{:<18}{}", scenario.name, scenario.title);
+        }
+        return Ok(());
+    }
+    compare(&wanted)
+}
+
+/// What the command line asks for.
+struct Wanted {
+    scenarios: Vec<&'static Scenario>,
+    pace: Pace,
+    only: Option<Vec<String>>,
+    gates: Vec<(String, PathBuf)>,
+    list: bool,
+    /// The result goes into the documentation, whatever was measured.
+    write: bool,
+}
+
+impl Wanted {
+    fn read(arguments: Vec<String>) -> io::Result<Wanted> {
+        let quick = arguments.iter().any(|argument| argument == "--quick");
+        let (rounds, measured) = if quick { (3, 700) } else { (5, 2000) };
+        let mut wanted = Wanted {
+            scenarios: Vec::new(),
+            pace: Pace { rounds, measured: Duration::from_millis(measured), quick },
+            only: None,
+            gates: Vec::new(),
+            list: false,
+            write: false,
+        };
+        let mut rest = arguments.into_iter();
+        while let Some(argument) = rest.next() {
+            let mut value =
+                || rest.next().ok_or_else(|| wrong(format!("{argument} needs a value")));
+            match argument.as_str() {
+                // cargo says this to every bench.
+                "--bench" | "--quick" => {}
+                "--write" => wanted.write = true,
+                "--list" => wanted.list = true,
+                "--rounds" => wanted.pace.rounds = value()?.parse().map_err(wrong)?,
+                "--seconds" => {
+                    let seconds = value()?.parse().map_err(wrong)?;
+                    wanted.pace.measured = Duration::try_from_secs_f64(seconds).map_err(wrong)?;
+                }
+                "--only" => wanted.only = Some(value()?.split(',').map(str::to_owned).collect()),
+                "--gate" => {
+                    let value = value()?;
+                    let (name, path) =
+                        value.split_once('=').ok_or_else(|| wrong("--gate NAME=PATH"))?;
+                    wanted.gates.push((name.to_owned(), path.into()));
+                }
+                name => wanted.scenarios.push(
+                    ALL.iter()
+                        .find(|scenario| scenario.name == name)
+                        .ok_or_else(|| wrong(format!("no scenario {name}; --list names them")))?,
+                ),
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Whether the result is the one that the documentation shows.
+    fn is_for_the_documentation(&self) -> bool {
+        self.write || self.is_all()
+    }
+
+    fn is_all(&self) -> bool {
+        self.scenarios.is_empty()
+            && self.only.is_none()
+            && self.gates.is_empty()
+            && !self.pace.quick
+    }
+}
+
+fn wrong(what: impl ToString) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what.to_string())
+}
+
+fn compare(wanted: &Wanted) -> io::Result<()> {
+    let (proxies, missing) = proxies(wanted)?;
+    let files = machine::raise_files();
+    machine::pin(LOAD_CORE)?;
+    let (mut backend, address) = backend()?;
+    let mut text = preface(&proxies, &missing, wanted.pace);
+    println!("{text}");
+    let scenarios: Vec<&Scenario> = match &wanted.scenarios[..] {
+        [] => ALL.iter().collect(),
+        some => some.to_vec(),
+    };
+    for scenario in scenarios {
+        let began = Instant::now();
+        let mut results = Results::new(scenario.columns());
+        for _ in 0..wanted.pace.rounds {
+            for proxy in proxies.iter().filter(|proxy| scenario.suits(proxy)) {
+                let cores = if scenario.threads > 1 { "0,1" } else { PROXY_CORE };
+                let setup = Setup { threads: 1, cores, tls: false, backend: address, files };
+                let measured = scenario.measure(proxy, setup, wanted.pace);
+                if let Err(error) = &measured {
+                    eprintln!("{}: {}: {error}", scenario.name, proxy.name);
+                }
+                results.add(&proxy.name, measured.ok());
+            }
+        }
+        let section = format!(
+            "## {} (`{}`)\n\n{}",
+            scenario.title,
+            scenario.name,
+            results.table("forwarder")
+        );
+        println!("{section}");
+        eprintln!("{}: {} s\n", scenario.name, began.elapsed().as_secs());
+        text.push_str(&section);
+        text.push('\n');
+    }
+    machine::end(&mut backend);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = if wanted.is_for_the_documentation() {
+        "docs/performance.md"
+    } else {
+        "target/performance.md"
+    };
+    std::fs::write(root.join(file), text.trim_end().to_owned() + "\n")?;
+    println!("written to {file}");
+    Ok(())
+}
+
+/// What takes part, the forwarder first, and who is not there.
+fn proxies(wanted: &Wanted) -> io::Result<(Vec<Proxy>, Vec<String>)> {
+    let mut proxies = vec![Proxy::forwarder()?];
+    let mut missing = Vec::new();
+    let mut gates = wanted.gates.clone();
+    if !gates.iter().any(|(name, _)| name == "sockgate") {
+        gates.insert(0, ("sockgate".to_owned(), release_build()?));
+    }
+    for (name, path) in &gates {
+        match Proxy::sockgate(name, path.clone()) {
+            Some(proxy) => proxies.push(proxy),
+            None => missing.push(name.clone()),
+        }
+    }
+    let (peers, not_found) = Proxy::peers();
+    proxies.extend(peers);
+    missing.extend(not_found.into_iter().map(str::to_owned));
+    if let Some(only) = &wanted.only {
+        proxies.retain(|proxy| only.contains(&proxy.name));
+        missing.retain(|name| only.contains(name));
+    }
+    Ok((proxies, missing))
+}
+
+/// The program that ships: a bench's own build has the features of its
+/// development dependencies, which this one has not.
+fn release_build() -> io::Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--release", "--locked", "--quiet", "--bin", "sockgate"])
+        .current_dir(root)
+        .status()?;
+    if !built.success() {
+        return Err(io::Error::other("sockgate does not build"));
+    }
+    // A copy: the next build of the bench puts its own in that place.
+    let target = Path::new(env!("CARGO_BIN_EXE_sockgate"));
+    let copy = target.with_file_name("sockgate-as-shipped");
+    std::fs::copy(target, &copy)?;
+    Ok(copy)
+}
+
+fn backend() -> io::Result<(Child, SocketAddr)> {
+    let mut child = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL"])
+        .arg(std::env::current_exe()?)
+        .arg("backend")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line)?;
+    let port: u16 = line.trim().parse().map_err(wrong)?;
+    Ok((child, ([127, 0, 0, 1], port).into()))
+}
+
+fn preface(proxies: &[Proxy], missing: &[String], pace: Pace) -> String {
+    let mut text = "# Performance\n\n".to_owned();
+    text.push_str(
+        "Measured by `cargo bench --bench peers`; what is done and how is at the top of\n",
+    );
+    text.push_str("`benches/peers/main.rs`, the configurations are in `benches/peers/config`.\n\n");
+    let today = sockgate::clock::rfc3339(sockgate::clock::unix_millis());
+    text.push_str(&format!("- date: {}\n", &today[..10]));
+    text.push_str(&format!("- machine: {}\n", machine::description()));
+    text.push_str(&format!("- rounds: {} of {} s\n", pace.rounds, pace.measured.as_secs_f64()));
+    for proxy in proxies {
+        text.push_str(&format!("- {}: {}\n", proxy.name, proxy.version));
+    }
+    for name in missing {
+        text.push_str(&format!("- {name}: not found (`benches/setup` installs it)\n"));
+    }
+    text.push('\n');
+    text
+}

@@ -1,0 +1,280 @@
+//! What is measured, and one measurement of it.
+
+use std::io;
+use std::time::Duration;
+
+use crate::load::cycle::{self, Until};
+use crate::load::echo::{Echo, Window};
+use crate::load::{self, Seen, idle};
+use crate::machine::{self, SyscallCounter};
+use crate::proxy::{Kind, Proxy, Running, Setup};
+use crate::report::{Column, Figures, Summary};
+use crate::wire::{Openings, Token};
+
+/// One thing to measure.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    /// Worker threads of the proxy.
+    pub(crate) threads: usize,
+    pub(crate) work: Work,
+}
+
+/// What the clients do.
+#[derive(Clone, Copy)]
+pub(crate) enum Work {
+    /// Messages of `payload` bytes, echoed.
+    Echo { payload: usize, connections: usize, window: Window },
+    /// Whole connections.
+    Cycle { token: Token },
+    /// Whole connections, so many in all rounds together, which the server ends
+    /// as often as the client.
+    Close { cycles: u64 },
+    /// Connections that do nothing.
+    Idle { connections: usize, tls: bool },
+    /// Connections whose client never reads what the server sends without an end.
+    Stalled { connections: usize },
+    /// Nothing: the start is what is measured.
+    Start,
+}
+
+const KIB: usize = 1024;
+
+/// All scenarios, in the order of the report.
+pub(crate) const ALL: &[Scenario] = &[
+    echo("small-1", "64 B, 64 connections, 1 in flight on each", 64, 64, Window::Each(1)),
+    echo("small-16", "64 B, 64 connections, 16 in flight on each", 64, 64, Window::Each(16)),
+    echo("large-16k", "16 KiB, 64 connections, 1 in flight on each", 16 * KIB, 64, Window::Each(1)),
+    echo("large-1m", "1 MiB, 8 connections, 1 in flight on each", KIB * KIB, 8, Window::Each(1)),
+    cycle("upgrade", "Connections with a fresh JWT (HS256) each", Token::Fresh),
+    cycle("upgrade-repeated", "Connections with the same JWT (HS256)", Token::Repeated),
+    cycle("upgrade-key", "Connections with an API key", Token::ApiKey),
+    cycle("upgrade-open", "Connections without authentication", Token::None),
+    cycle("refused", "Upgrades refused with 401 for a forged JWT", Token::Forged),
+    Scenario {
+        name: "close",
+        title: "Close frames, two threads, ended by client and server in turn",
+        threads: 2,
+        work: Work::Close { cycles: 100_000 },
+    },
+    Scenario {
+        name: "idle",
+        title: "5,000 idle connections, plain",
+        threads: 1,
+        work: Work::Idle { connections: 5000, tls: false },
+    },
+    Scenario {
+        name: "idle-tls",
+        title: "5,000 idle connections, TLS 1.3 to the client",
+        threads: 1,
+        work: Work::Idle { connections: 5000, tls: true },
+    },
+    Scenario {
+        name: "stalled",
+        title: "200 clients that never read, under a server that sends without an end",
+        threads: 1,
+        work: Work::Stalled { connections: 200 },
+    },
+    echo("scale-10", "64 B, 10 in flight in all, 10 connections", 64, 10, Window::All(10)),
+    echo("scale-1000", "64 B, 10 in flight in all, 1,000 connections", 64, 1000, Window::All(10)),
+    echo("scale-10000", "64 B, 10 in flight in all, 9,700 connections", 64, 9700, Window::All(10)),
+    Scenario {
+        name: "threads-2",
+        title: "64 B, 64 connections, 16 in flight on each, two threads",
+        threads: 2,
+        work: Work::Echo { payload: 64, connections: 64, window: Window::Each(16) },
+    },
+    Scenario {
+        name: "start",
+        title: "From the start of the process to the first upgrade",
+        threads: 1,
+        work: Work::Start,
+    },
+];
+
+const fn echo(
+    name: &'static str,
+    title: &'static str,
+    payload: usize,
+    connections: usize,
+    window: Window,
+) -> Scenario {
+    Scenario { name, title, threads: 1, work: Work::Echo { payload, connections, window } }
+}
+
+const fn cycle(name: &'static str, title: &'static str, token: Token) -> Scenario {
+    Scenario { name, title, threads: 1, work: Work::Cycle { token } }
+}
+
+/// How long and how often.
+#[derive(Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) rounds: usize,
+    pub(crate) measured: Duration,
+    pub(crate) quick: bool,
+}
+
+/// Before what is measured.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// With the system calls counted.
+const COUNTED: Duration = Duration::from_millis(500);
+/// How many connections come and go at the same time.
+const ABREAST: usize = 16;
+
+impl Scenario {
+    /// Whether `proxy` can do it.
+    pub(crate) fn suits(&self, proxy: &Proxy) -> bool {
+        let alone = self.threads == 1 || proxy.kind != Kind::Forwarder;
+        alone
+            && match self.work {
+                Work::Cycle { token } => proxy.kind.judges(token),
+                Work::Idle { tls, .. } => !tls || proxy.kind.knows_tls(),
+                Work::Echo { .. } | Work::Close { .. } | Work::Stalled { .. } | Work::Start => true,
+            }
+    }
+
+    /// What is measured of it.
+    pub(crate) fn columns(&self) -> Vec<Column> {
+        let median = |title, decimals| Column { title, decimals, summary: Summary::Median };
+        let sum = |title| Column { title, decimals: 0, summary: Summary::Sum };
+        let rated = |title, decimals| Column { title, decimals, summary: Summary::Rated };
+        match self.work {
+            Work::Echo { .. } => vec![
+                rated("CPU µs/message", 2),
+                median("calls/message", 2),
+                median("messages/s", 0),
+                median("p50 µs", 0),
+                median("p99 µs", 0),
+            ],
+            Work::Close { .. } => vec![
+                rated("CPU µs/cycle", 1),
+                median("cycles/s", 0),
+                sum("cycles"),
+                sum("Close lost: client"),
+                sum("upstream"),
+                sum("failed"),
+            ],
+            Work::Cycle { .. } => vec![
+                rated("CPU µs/cycle", 1),
+                median("calls/cycle", 1),
+                median("cycles/s", 0),
+                median("p50 µs", 0),
+                median("p99 µs", 0),
+                sum("Close lost"),
+                sum("failed"),
+            ],
+            Work::Stalled { .. } => {
+                vec![median("proxy KiB/connection", 0), median("kernel KiB/connection", 0)]
+            }
+            Work::Idle { .. } => vec![
+                rated("KiB/connection", 2),
+                median("before MiB", 1),
+                median("with MiB", 1),
+                median("after MiB", 1),
+            ],
+            Work::Start => vec![median("ready ms", 1), median("program MiB", 1)],
+        }
+    }
+
+    /// One measurement of a fresh process; the values of [`Scenario::columns`].
+    pub(crate) fn measure(
+        &self,
+        proxy: &Proxy,
+        setup: Setup<'_>,
+        pace: Pace,
+    ) -> io::Result<Figures> {
+        let tls = matches!(self.work, Work::Idle { tls: true, .. });
+        let running = proxy.start(&Setup { tls, threads: self.threads, ..setup })?;
+        match self.work {
+            Work::Echo { payload, connections, window } => {
+                let mut openings = Openings::new(Token::Fresh);
+                // Each takes two descriptors of the proxy, and nginx some for its auth server.
+                let connections = connections.min(setup.files as usize / 2 - 300);
+                let mut echo = Echo::open(&running, &mut openings, connections, payload, window)?;
+                measured(&running, pace, |time| echo.run(time)).map(|(cpu, calls, seen)| {
+                    vec![cpu, calls, rate(&seen), p(&seen, 0.5), p(&seen, 0.99)]
+                })
+            }
+            Work::Cycle { token } => {
+                let plan = cycle::Plan {
+                    abreast: ABREAST,
+                    refused: token == Token::Forged,
+                    both_close: false,
+                };
+                let mut openings = Openings::new(token);
+                measured(&running, pace, |time| {
+                    cycle::run(&running, &mut openings, plan, Until::Time(time))
+                })
+                .map(|(cpu, calls, seen)| cycled(cpu, calls, &seen))
+            }
+            Work::Close { cycles } => {
+                let plan = cycle::Plan { abreast: ABREAST, refused: false, both_close: true };
+                let mut openings = Openings::new(Token::Fresh);
+                let share = cycles / if pace.quick { 20 } else { 1 } / pace.rounds as u64;
+                let lost_before = load::ended_without_close(setup.backend)?;
+                let before = machine::cpu(&running.pids);
+                let seen = cycle::run(&running, &mut openings, plan, Until::Count(share))?;
+                let cpu = machine::cpu(&running.pids) - before;
+                let lost = load::ended_without_close(setup.backend)? - lost_before;
+                Ok(vec![
+                    each(cpu, &seen),
+                    rate(&seen),
+                    Some(seen.completed as f64),
+                    Some(seen.lost as f64),
+                    Some(lost as f64),
+                    Some(seen.failed as f64),
+                ])
+            }
+            Work::Idle { connections, .. } => {
+                let memory = idle::run(&running, &mut Openings::new(Token::Fresh), connections)?;
+                let mib = |bytes: u64| Some(bytes as f64 / 1024.0 / 1024.0);
+                let per = (memory.with as f64 - memory.before as f64) / connections as f64 / 1024.0;
+                Ok(vec![Some(per), mib(memory.before), mib(memory.with), mib(memory.after)])
+            }
+            Work::Stalled { connections } => {
+                let stalled = idle::stall(&running, &mut Openings::new(Token::Fresh), connections)?;
+                let kib = |bytes: u64| Some(bytes as f64 / 1024.0 / connections as f64);
+                Ok(vec![kib(stalled.resident), kib(stalled.kernel)])
+            }
+            Work::Start => {
+                let size = proxy.size() as f64 / 1024.0 / 1024.0;
+                let own = proxy.kind != Kind::Forwarder;
+                Ok(vec![Some(running.ready.as_secs_f64() * 1000.0), own.then_some(size)])
+            }
+        }
+    }
+}
+
+/// CPU time and system calls of one operation, and what the clients saw.
+fn measured(
+    running: &Running,
+    pace: Pace,
+    mut load: impl FnMut(Duration) -> io::Result<Seen>,
+) -> io::Result<(Option<f64>, Option<f64>, Seen)> {
+    load(WARM_UP)?;
+    let before = machine::cpu(&running.pids);
+    let seen = load(pace.measured)?;
+    let cpu = machine::cpu(&running.pids) - before;
+    let counter = SyscallCounter::start(&running.pids);
+    let counted = load(COUNTED)?;
+    let calls = counter.and_then(SyscallCounter::stop);
+    let calls = calls.map(|calls| calls as f64 / counted.completed.max(1) as f64);
+    Ok((each(cpu, &seen), calls, seen))
+}
+
+fn each(cpu: Duration, seen: &Seen) -> Option<f64> {
+    (seen.completed > 0).then(|| cpu.as_secs_f64() * 1e6 / seen.completed as f64)
+}
+
+fn rate(seen: &Seen) -> Option<f64> {
+    Some(seen.completed as f64 / seen.elapsed.as_secs_f64())
+}
+
+fn p(seen: &Seen, share: f64) -> Option<f64> {
+    Some(seen.latency.quantile(share))
+}
+
+fn cycled(cpu: Option<f64>, calls: Option<f64>, seen: &Seen) -> Figures {
+    let count = |count: u64| Some(count as f64);
+    vec![cpu, calls, rate(seen), p(seen, 0.5), p(seen, 0.99), count(seen.lost), count(seen.failed)]
+}
