@@ -1,13 +1,12 @@
 //! What a live connection shares with whoever watches it: requests one way,
-//! signs of life and counts the other way, all without a lock.
+//! signs of life and counts the other way, without a lock on the relay's side.
 //!
 //! The relay is the only writer of everything but the requests, so its counts
 //! are a load and a store, not a locked addition.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-
-use atomic_waker::AtomicWaker;
 
 use super::frame::Opcode;
 use crate::close::Reason;
@@ -24,7 +23,9 @@ pub enum Direction {
 /// One connection's requests, signs of life and counts.
 #[derive(Debug)]
 pub struct Control {
-    waker: AtomicWaker,
+    waker: Mutex<Option<Waker>>,
+    /// Whose waker that is, so that the relay need not look each time.
+    waiter: AtomicUsize,
     /// `reason << 16 | code`; 0 while no close is requested.
     close: AtomicU32,
     ping: AtomicBool,
@@ -49,7 +50,8 @@ impl Control {
     /// For a connection that opens at tick `now`.
     pub fn new(now: u32) -> Control {
         Control {
-            waker: AtomicWaker::new(),
+            waker: Mutex::new(None),
+            waiter: AtomicUsize::new(0),
             close: AtomicU32::new(0),
             ping: AtomicBool::new(false),
             last_client: AtomicU32::new(now),
@@ -66,7 +68,7 @@ impl Control {
         let wanted = u32::from(reason as u8) << 16 | u32::from(code);
         let first =
             self.close.compare_exchange(0, wanted, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        self.waker.wake();
+        self.wake();
         first
     }
 
@@ -86,7 +88,7 @@ impl Control {
     /// Asks the relay to ping the client as soon as it is between two frames.
     pub fn request_ping(&self) {
         self.ping.store(true, Ordering::Release);
-        self.waker.wake();
+        self.wake();
     }
 
     /// When the client last sent anything, pongs included.
@@ -115,8 +117,32 @@ impl Control {
         &self.tallies[direction as usize]
     }
 
+    /// Only one task at a time may wait. While a waker is held here, no other can
+    /// be at its address.
+    #[inline]
     pub(super) fn register(&self, waker: &Waker) {
-        self.waker.register(waker);
+        let waiter = waker.data().addr();
+        if self.waiter.load(Ordering::Relaxed) != waiter {
+            *self.waker() = Some(waker.clone());
+            self.waiter.store(waiter, Ordering::Relaxed);
+        }
+    }
+
+    fn wake(&self) {
+        // By reference: it is needed for the next request too.
+        if let Some(waker) = &*self.waker() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the relay was asked for anything.
+    #[inline]
+    pub(super) fn is_asked(&self) -> bool {
+        self.close.load(Ordering::Acquire) != 0 || self.ping.load(Ordering::Acquire)
     }
 
     pub(super) fn ping_requested(&self) -> bool {
@@ -160,17 +186,13 @@ impl Tally {
         add(&self.bytes, count as u64);
     }
 
+    #[inline]
     pub(super) fn add_frame(&self, opcode: Opcode) {
-        let index = match opcode {
-            Opcode::TEXT => 0,
-            Opcode::BINARY => 1,
-            Opcode::CONTINUATION => 2,
-            Opcode::PING => 3,
-            Opcode::PONG => 4,
-            Opcode::CLOSE => 5,
-            _ => return,
-        };
-        add(&self.frames[index], 1);
+        // By opcode, in the order of `OPCODES`; reserved ones have no label.
+        const INDEX: [usize; 16] = [2, 0, 1, 9, 9, 9, 9, 9, 5, 3, 4, 9, 9, 9, 9, 9];
+        if let Some(count) = self.frames.get(INDEX[usize::from(opcode.bits() & 0xf)]) {
+            add(count, 1);
+        }
     }
 }
 

@@ -96,11 +96,13 @@ impl Opcode {
     }
 
     /// Whether the frame is a control frame (RFC 6455 §5.5), reserved or not.
+    #[inline]
     pub fn is_control(self) -> bool {
         self.0 & 0x8 != 0
     }
 
     /// Whether only an extension can have given it a meaning (§5.2).
+    #[inline]
     fn is_reserved(self) -> bool {
         self.0 & 0x7 > 2
     }
@@ -119,6 +121,7 @@ impl Extensions {
         })
     }
 
+    #[inline]
     fn allow(self, header: &Header) -> bool {
         match self {
             Extensions::None => header.rsv == 0 && !header.opcode.is_reserved(),
@@ -133,6 +136,7 @@ impl Extensions {
 
 impl Header {
     /// Reads a header from the front of `bytes`; `None` if it is incomplete.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
         let [first, second, rest @ ..] = bytes else { return Ok(None) };
         let (payload, rest) = match (second & 0x7f, rest) {
@@ -165,6 +169,7 @@ impl Header {
 
     /// Whether the frame may come now, `in_message` or between two (RFC 6455
     /// §5.2, §5.4, §5.5): all that its head tells but the mask.
+    #[inline]
     pub fn may_come(&self, in_message: bool, extensions: Extensions) -> bool {
         let fits = match self.opcode {
             Opcode::TEXT | Opcode::BINARY => !in_message,
@@ -176,6 +181,7 @@ impl Header {
     }
 
     /// Whether the length is in its shortest form, as it must be.
+    #[inline]
     fn is_minimal(&self) -> bool {
         let length = match self.payload {
             0..126 => 0,
@@ -188,12 +194,14 @@ impl Header {
 
 impl FrameScanner {
     /// Whether the next byte begins a frame.
+    #[inline]
     pub fn at_boundary(&self) -> bool {
         self.remaining == 0
     }
 
     /// How many of `available` bytes are payload of the current frame; they
     /// count as seen.
+    #[inline]
     pub fn payload(&mut self, available: usize) -> usize {
         let taken = usize::try_from(self.remaining).map_or(available, |left| left.min(available));
         self.remaining -= taken as u64;
@@ -201,6 +209,7 @@ impl FrameScanner {
     }
 
     /// Goes past `header`: what follows is its payload.
+    #[inline]
     pub fn enter(&mut self, header: &Header) {
         self.remaining = header.payload;
     }

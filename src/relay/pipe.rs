@@ -127,8 +127,15 @@ impl Pipe {
     }
 
     /// Whether all that the target is to get has been handed to it.
+    #[inline]
     pub(super) fn is_clear(&self) -> bool {
         self.target == Target::Broken || !(self.unflushed || self.is_behind())
+    }
+
+    /// Whether neither side has ended, nor said that it will.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.source == Source::Open && self.target == Target::Open && self.peer_close.is_none()
     }
 
     /// Whether nothing more is passed on.
@@ -328,18 +335,29 @@ impl Pipe {
             }
         }
         self.insert(bytes);
+        // Most streams have nothing to flush.
+        if let Poll::Ready(Ok(())) = Pin::new(writer).poll_flush(context) {
+            self.unflushed = false;
+        }
     }
 
     /// Writes what is kept and flushes; true if nothing waits any more.
+    #[inline]
     fn settle<W: AsyncWrite + Unpin>(
         &mut self,
         writer: &mut W,
         context: &mut Context<'_>,
         rules: &Rules<'_>,
     ) -> bool {
-        if self.is_clear() {
-            return true;
-        }
+        self.is_clear() || self.settle_up(writer, context, rules)
+    }
+
+    fn settle_up<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        context: &mut Context<'_>,
+        rules: &Rules<'_>,
+    ) -> bool {
         let written = |pipe: &Pipe| pipe.kept.as_ref().map_or(0, |kept| kept.at);
         let before = written(self);
         let done = self.poll_out(writer, context);

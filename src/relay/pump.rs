@@ -146,43 +146,69 @@ where
     }
 
     fn run(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
+        let mut scratch = Scratch::borrow();
         // Before anything spends the task's budget: a flood must not keep the
         // deadline from being seen.
         if self.is_overdue(context) {
             if self.down.course != Course::Await {
-                return Poll::Ready(self.finish(context));
+                return Poll::Ready(self.finish(context, &mut scratch));
             }
             self.stop_awaiting();
         }
-        let mut scratch = Scratch::borrow();
         let now = self.ticker.now();
+        // A direction that cannot go on will wake the task; the other one need
+        // not ask it again.
+        let (mut up, mut down) = (true, true);
+        let mut plain = self.is_plain();
         for _ in 0..ROUNDS {
-            self.obey();
-            self.insert(now);
-            let up = self.step_up(context, &mut scratch, now);
-            let down = self.step_down(context, &mut scratch, now);
+            if !plain {
+                self.obey();
+                self.insert(now);
+                (up, down) = (true, true);
+            }
+            up = up && self.step_up(context, &mut scratch, now);
+            down = down && self.step_down(context, &mut scratch, now);
+            if plain && !(up | down) {
+                return Poll::Pending;
+            }
+            plain = self.is_plain();
+            if plain {
+                continue;
+            }
             let judged = self.judge(context);
             self.note_ends();
             let inserted = self.insert(now);
             let shut = self.shut(context);
             if self.is_over() {
-                return Poll::Ready(self.finish(context));
+                return Poll::Ready(self.finish(context, &mut scratch));
             }
-            if !(up | down | judged | inserted | shut) {
-                return self.rest(context);
+            let moved = up | down | judged | inserted | shut;
+            if !moved {
+                return self.rest(context, &mut scratch);
             }
         }
         context.waker().wake_by_ref();
-        self.rest(context)
+        self.rest(context, &mut scratch)
+    }
+
+    /// Whether all that can happen is that bytes come or are taken.
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.closing.is_none()
+            && self.ended.is_none()
+            && self.assembly.is_none()
+            && self.up.is_plain()
+            && self.down.is_plain()
+            && !self.control.is_asked()
     }
 
     /// Nothing more can be done now: the timer runs if one is due.
-    fn rest(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
+    fn rest(&mut self, context: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Ended> {
         if self.deadline.is_none() && self.is_winding_down() {
             let most = if self.down.course == Course::Await { ANSWER } else { CLOSING };
             self.deadline = Some(Box::pin(sleep(most)));
             if self.is_overdue(context) {
-                return Poll::Ready(self.finish(context));
+                return Poll::Ready(self.finish(context, scratch));
             }
         }
         Poll::Pending
@@ -420,15 +446,14 @@ where
 
     /// Lets go of both sides. What they sent and nobody read would turn the
     /// FIN into a reset and lose our Close, so it is read off first.
-    fn finish(&mut self, context: &mut Context<'_>) -> Ended {
-        let mut scratch = Scratch::borrow();
+    fn finish(&mut self, context: &mut Context<'_>, scratch: &mut [u8]) -> Ended {
         self.up.shut(&mut self.upstream, context);
         self.down.shut(&mut self.client, context);
         if self.up.source == Source::Open {
-            drain(&mut self.client, context, &mut scratch);
+            drain(&mut self.client, context, scratch);
         }
         if self.down.source == Source::Open {
-            drain(&mut self.upstream, context, &mut scratch);
+            drain(&mut self.upstream, context, scratch);
         }
         let nobody = Ended { initiator: Initiator::Client, code: 1006, reason: None };
         self.ended.unwrap_or(nobody)

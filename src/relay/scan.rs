@@ -85,7 +85,11 @@ impl Pipe {
         if self.course == Course::Blind {
             return Scan { forward: 0, read: bytes.len(), stop: Stop::End };
         }
-        let (mut forward, mut read) = (0, 0);
+        let skimmed = self.skim(bytes, rules);
+        if skimmed == bytes.len() {
+            return Scan { forward: skimmed, read: skimmed, stop: Stop::End };
+        }
+        let (mut forward, mut read) = (skimmed, skimmed);
         let mut data = false;
         let stop = loop {
             let payload = self.scanner.payload(bytes.len() - read);
@@ -124,6 +128,75 @@ impl Pipe {
         Scan { forward, read, stop }
     }
 
+    /// Goes past what needs no thought at the front: data frames, while nothing
+    /// waits to be put in. That is nearly everything, so it is kept short.
+    fn skim(&mut self, bytes: &[u8], rules: &Rules<'_>) -> usize {
+        if self.course != Course::Pass || rules.gap != Gap::None {
+            return 0;
+        }
+        let tally = rules.control.tally(rules.direction);
+        let mut read = self.scanner.payload(bytes.len());
+        let mut data = self.data && read > 0;
+        while self.scanner.at_boundary() {
+            let rest = &bytes[read..];
+            let header = match self.short_message(rest, rules) {
+                Some(header) => header,
+                None => match Header::parse(rest) {
+                    Ok(Some(header))
+                        if !header.opcode.is_control() && self.fault(&header, rules).is_none() =>
+                    {
+                        self.enter_data(&header);
+                        header
+                    }
+                    Ok(_) | Err(_) => break,
+                },
+            };
+            tally.add_frame(header.opcode);
+            self.scanner.enter(&header);
+            data = true;
+            read += header.len;
+            read += self.scanner.payload(bytes.len() - read);
+        }
+        if data {
+            rules.control.passed_data(rules.now);
+        }
+        read
+    }
+
+    /// A frame of less than 126 bytes that is a whole message, which most are: its
+    /// first two bytes tell that nothing is wrong with it.
+    #[inline]
+    fn short_message(&mut self, bytes: &[u8], rules: &Rules<'_>) -> Option<Header> {
+        let &[first @ (0x81 | 0x82), second, ref rest @ ..] = bytes else { return None };
+        let payload = u64::from(second & 0x7f);
+        if self.in_message || payload > rules.limit.min(125) {
+            return None;
+        }
+        let opcode = if first == 0x81 { Opcode::TEXT } else { Opcode::BINARY };
+        let (mask, len) = match (rules.direction, second & 0x80 != 0, rest) {
+            (Direction::Down, false, _) => (None, 2),
+            (Direction::Up, true, &[a, b, c, d, ..]) => (Some([a, b, c, d]), 6),
+            _ => return None,
+        };
+        (self.data, self.withheld) = (true, false);
+        Some(Header { opcode, fin: true, rsv: 0, mask, payload, len })
+    }
+
+    /// What is wrong with a frame that comes now, as far as its head tells.
+    #[inline]
+    fn fault(&self, header: &Header, rules: &Rules<'_>) -> Option<(Reason, u16)> {
+        // RFC 6455 §5.1: a client masks and a server does not.
+        if header.mask.is_some() != (rules.direction == Direction::Up)
+            || !header.may_come(self.in_message, rules.extensions)
+        {
+            return Some((Reason::ProtocolError, 1002));
+        }
+        let before = if header.opcode == Opcode::CONTINUATION { self.message } else { 0 };
+        let large =
+            !header.opcode.is_control() && before.saturating_add(header.payload) > rules.limit;
+        large.then_some((Reason::MessageTooLarge, 1009))
+    }
+
     /// What the frame is that begins with `bytes`; changes nothing.
     pub(super) fn next(&self, bytes: &[u8], rules: &Rules<'_>) -> Next {
         let header = match Header::parse(bytes) {
@@ -137,32 +210,22 @@ impl Pipe {
             let half = header.opcode == Opcode::CLOSE && header.payload >= 2 && payload.len() < 2;
             return if half { Next::Hungry } else { Next::Frame(header) };
         }
-        // RFC 6455 §5.1: a client masks and a server does not.
-        if header.mask.is_some() != (rules.direction == Direction::Up)
-            || !header.may_come(self.in_message, rules.extensions)
-        {
-            return Next::Violation(Reason::ProtocolError, 1002);
+        if let Some((reason, code)) = self.fault(&header, rules) {
+            return Next::Violation(reason, code);
         }
         if header.opcode == Opcode::CLOSE {
             return judge_close(header, payload);
         }
-        if header.opcode.is_control() {
-            if let Some(token) = rules.token.filter(|_| may_answer_ping(&header)) {
-                return match payload.get(..token.len()) {
-                    None => Next::Hungry,
-                    Some(masked) if answers(&header, masked, token) => {
-                        Next::OwnPong(header.len + token.len())
-                    }
-                    Some(_) => Next::Frame(header),
-                };
-            }
-        } else {
-            let before = if header.opcode == Opcode::CONTINUATION { self.message } else { 0 };
-            if before.saturating_add(header.payload) > rules.limit {
-                return Next::Violation(Reason::MessageTooLarge, 1009);
-            }
+        match rules.token.filter(|_| may_answer_ping(&header)) {
+            None => Next::Frame(header),
+            Some(token) => match payload.get(..token.len()) {
+                None => Next::Hungry,
+                Some(masked) if answers(&header, masked, token) => {
+                    Next::OwnPong(header.len + token.len())
+                }
+                Some(_) => Next::Frame(header),
+            },
         }
-        Next::Frame(header)
     }
 
     /// Goes into a frame whose payload begins with `payload`.
@@ -179,10 +242,16 @@ impl Pipe {
         self.target_closed |= header.opcode == Opcode::CLOSE;
         rules.control.tally(rules.direction).add_frame(header.opcode);
         if self.data {
-            let before = if header.opcode == Opcode::CONTINUATION { self.message } else { 0 };
-            self.message = if header.fin { 0 } else { before.saturating_add(header.payload) };
-            self.in_message = !header.fin;
+            self.enter_data(header);
         }
+    }
+
+    #[inline]
+    fn enter_data(&mut self, header: &Header) {
+        let before = if header.opcode == Opcode::CONTINUATION { self.message } else { 0 };
+        self.message = if header.fin { 0 } else { before.saturating_add(header.payload) };
+        self.in_message = !header.fin;
+        (self.data, self.withheld) = (true, false);
     }
 }
 

@@ -41,6 +41,19 @@ async fn a_requested_close_goes_between_two_frames_at_every_cut() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_request_wakes_an_idle_relay_and_not_only_the_first() {
+    let mut rig = rig();
+    for _ in 0..3 {
+        idle().await;
+        rig.control.request_ping();
+        assert_eq!(arrived(&mut rig.client).await[..2], [0x89, 8]);
+    }
+    idle().await;
+    rig.control.request_close(Reason::Expired, 4002);
+    assert_closed(&arrived(&mut rig.client).await, 4002, "Session expired", false);
+}
+
+#[tokio::test(start_paused = true)]
 async fn peers_that_never_answer_a_close_are_let_go_after_two_seconds() {
     let mut rig = rig();
     let start = Instant::now();
