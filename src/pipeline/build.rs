@@ -185,7 +185,6 @@ impl Builder<'_> {
             &prefix,
             Rule::compile(config.require.as_deref()).map_err(|problem| vec![problem]),
         );
-        let codes = self.take(&at("codes"), config.codes.resolve());
         let reject_message = self.message(
             &at("reject_message"),
             config.reject_message.as_deref(),
@@ -212,7 +211,7 @@ impl Builder<'_> {
             origins: origins?,
             rule: rule?,
             reject: config.reject,
-            codes: codes?,
+            codes: config.codes.resolve(),
             reject_message,
             accept_message,
         })

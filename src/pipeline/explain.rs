@@ -9,7 +9,7 @@ use http::header::ORIGIN;
 use http::{HeaderMap, request};
 use serde_json::Value;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, sane_request_id};
 use super::gate::Gate;
 use super::upstream_path;
 use crate::clock;
@@ -81,6 +81,10 @@ async fn narrate(
     let plans = gate.plans.load_full();
     let Question { head, peer, tls, message } = question;
     let client = plans.proxies.client(Some(peer), tls, &head.headers);
+    let request_id = match head.headers.get("x-request-id").and_then(sane_request_id) {
+        Some(id) if client.trusted => id.into(),
+        Some(_) | None => "explain".into(),
+    };
     let opening = Opening::read(head).map_err(http_only)?;
     let target = match &opening.query {
         Some(query) => format!("{}?{query}", opening.path),
@@ -114,7 +118,7 @@ async fn narrate(
         plan: Arc::clone(&plan),
         client,
         host,
-        request_id: "explain".into(),
+        request_id,
         opening,
         upstream_path,
         echo: None,

@@ -4,7 +4,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::close::CloseCodes;
-use crate::problem::Problem;
 use crate::unit::{OneOrMany, Share, Size, Span};
 
 /// `reject`: how a refused upgrade is answered.
@@ -34,29 +33,15 @@ pub struct CodesConfig {
 }
 
 impl CodesConfig {
-    /// The close codes: these, and the defaults for the others.
-    ///
-    /// # Errors
-    /// Each code that RFC 6455 §7.4.2 does not leave to applications, at its
-    /// key below `codes`.
-    pub fn resolve(&self) -> Result<CloseCodes, Vec<Problem>> {
+    /// The close codes: these, and the defaults for the others. That they are of
+    /// those which RFC 6455 §7.4.2 leaves to applications, the file's check tells.
+    pub fn resolve(&self) -> CloseCodes {
         let defaults = CloseCodes::default();
-        let mut problems = Vec::new();
-        let mut resolve = |key: &str, written: Option<u16>, default: u16| match written {
-            Some(code) if !(3000..=4999).contains(&code) => {
-                let message = format!("{code} is not a close code for applications (3000-4999)");
-                problems.push(Problem::new(format!("codes.{key}"), message));
-                default
-            }
-            Some(code) => code,
-            None => default,
-        };
-        let codes = CloseCodes {
-            unauthorized: resolve("unauthorized", self.unauthorized, defaults.unauthorized),
-            expired: resolve("expired", self.expired, defaults.expired),
-            forbidden: resolve("forbidden", self.forbidden, defaults.forbidden),
-        };
-        if problems.is_empty() { Ok(codes) } else { Err(problems) }
+        CloseCodes {
+            unauthorized: self.unauthorized.unwrap_or(defaults.unauthorized),
+            expired: self.expired.unwrap_or(defaults.expired),
+            forbidden: self.forbidden.unwrap_or(defaults.forbidden),
+        }
     }
 }
 
@@ -228,15 +213,6 @@ mod tests {
     fn codes_replace_single_defaults() {
         let codes = CodesConfig { expired: Some(3000), ..CodesConfig::default() };
         let expected = CloseCodes { unauthorized: 4001, expired: 3000, forbidden: 4003 };
-        assert_eq!(codes.resolve(), Ok(expected));
-    }
-
-    #[test]
-    fn codes_of_the_protocol_are_refused() {
-        let codes =
-            CodesConfig { unauthorized: Some(1008), expired: Some(2999), forbidden: Some(5000) };
-        let problems = codes.resolve().unwrap_err();
-        let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
-        assert_eq!(paths, ["codes.unauthorized", "codes.expired", "codes.forbidden"]);
+        assert_eq!(codes.resolve(), expected);
     }
 }

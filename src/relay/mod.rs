@@ -7,6 +7,7 @@
 
 mod assembly;
 mod control;
+mod ending;
 mod endpoint;
 pub mod frame;
 mod pipe;

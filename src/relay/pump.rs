@@ -9,13 +9,11 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Sleep;
 
-use super::CLOSING;
 use super::assembly::{Assembly, Tap, TapVerdict};
 use super::control::{Control, Direction};
 use super::frame::{Extensions, encode_close, encode_ping};
@@ -91,28 +89,27 @@ pub(super) struct Peer<S> {
 
 /// The relay over any two byte streams.
 pub(super) struct Pump<C, U, K> {
-    client: C,
-    upstream: U,
-    up: Pipe,
-    down: Pipe,
-    control: K,
-    ticker: Arc<Ticker>,
-    limit: u64,
-    extensions: Extensions,
+    pub(super) client: C,
+    pub(super) upstream: U,
+    pub(super) up: Pipe,
+    pub(super) down: Pipe,
+    pub(super) control: K,
+    pub(super) ticker: Arc<Ticker>,
+    pub(super) limit: u64,
+    pub(super) extensions: Extensions,
     /// The payload of this connection's pings, once there was one.
-    token: Option<[u8; 8]>,
-    assembly: Option<Box<Assembly>>,
+    pub(super) token: Option<[u8; 8]>,
+    pub(super) assembly: Option<Box<Assembly>>,
     /// sockgate closes both sides with this.
-    closing: Option<(Reason, u16)>,
-    ended: Option<Ended>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    pub(super) closing: Option<(Reason, u16)>,
+    /// A drain has waited long enough for the end of a message.
+    pub(super) hurried: bool,
+    pub(super) ended: Option<Ended>,
+    pub(super) deadline: Option<Pin<Box<Sleep>>>,
 }
 
-/// How long an upstream may take to answer for a client that broke a rule.
-const ANSWER: Duration = Duration::from_secs(1);
-
 /// How many reads each way one poll makes before other tasks get a turn.
-const ROUNDS: usize = 16;
+pub(super) const ROUNDS: usize = 16;
 
 impl<C, U, K> Pump<C, U, K>
 where
@@ -140,6 +137,7 @@ where
             token: None,
             assembly: tap.map(|tap| Box::new(Assembly::new(tap))),
             closing: None,
+            hurried: false,
             ended: None,
             deadline: None,
         }
@@ -150,10 +148,13 @@ where
         // Before anything spends the task's budget: a flood must not keep the
         // deadline from being seen.
         if self.is_overdue(context) {
-            if self.down.course != Course::Await {
+            if self.down.course == Course::Await {
+                self.stop_awaiting();
+            } else if self.awaits_message() {
+                (self.hurried, self.deadline) = (true, None);
+            } else {
                 return Poll::Ready(self.finish(context, &mut scratch));
             }
-            self.stop_awaiting();
         }
         let now = self.ticker.now();
         // A direction that cannot go on will wake the task; the other one need
@@ -200,70 +201,6 @@ where
             && self.up.is_plain()
             && self.down.is_plain()
             && !self.control.is_asked()
-    }
-
-    /// Nothing more can be done now: the timer runs if one is due.
-    fn rest(&mut self, context: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Ended> {
-        if self.deadline.is_none() && self.is_winding_down() {
-            let most = if self.down.course == Course::Await { ANSWER } else { CLOSING };
-            self.deadline = Some(Box::pin(sleep(most)));
-            if self.is_overdue(context) {
-                return Poll::Ready(self.finish(context, scratch));
-            }
-        }
-        Poll::Pending
-    }
-
-    fn is_overdue(&mut self, context: &mut Context<'_>) -> bool {
-        self.deadline.as_mut().is_some_and(|sleep| sleep.as_mut().poll(context).is_ready())
-    }
-
-    /// Takes up a close that was requested from outside.
-    fn obey(&mut self) {
-        if self.closing.is_none()
-            && let Some((reason, code)) = self.control.requested()
-        {
-            self.close(Initiator::Sockgate, reason, code);
-        }
-    }
-
-    /// Both directions end at their next frame boundary, with a Close.
-    fn close(&mut self, initiator: Initiator, reason: Reason, code: u16) {
-        if self.closing.is_some() {
-            return;
-        }
-        self.note(initiator, code, Some(reason));
-        self.closing = Some((reason, code));
-        if let Some(assembly) = &mut self.assembly {
-            assembly.abandon();
-        }
-        for pipe in [&mut self.up, &mut self.down] {
-            if pipe.course == Course::Pass {
-                pipe.course = Course::Finish;
-            }
-        }
-    }
-
-    /// The client broke a rule. Its upstream hears of it at once, the client only
-    /// behind what the upstream still has to say to the messages before.
-    fn fail_client(&mut self, reason: Reason, code: u16) {
-        self.close(Initiator::Sockgate, reason, code);
-        if self.down.course == Course::Finish && self.down.peer_close.is_none() {
-            self.down.course = Course::Await;
-        }
-    }
-
-    /// The upstream has said its last: now the client is closed, with all the
-    /// time that a closing handshake has.
-    fn stop_awaiting(&mut self) {
-        if self.down.course == Course::Await {
-            self.down.course = Course::Finish;
-            self.deadline = None;
-        }
-    }
-
-    fn note(&mut self, initiator: Initiator, code: u16, reason: Option<Reason>) {
-        self.ended.get_or_insert(Ended { initiator, code, reason });
     }
 
     /// Puts sockgate's own frames where they may go; true if it did.
@@ -374,90 +311,6 @@ where
             Poll::Pending => false,
         }
     }
-
-    /// Remembers the first end that came from a peer, and answers an upstream
-    /// that vanished.
-    fn note_ends(&mut self) {
-        if let Some(code) = self.up.peer_close {
-            self.note(Initiator::Client, code, None);
-        }
-        if let Some(code) = self.down.peer_close {
-            self.note(Initiator::Upstream, code, None);
-        }
-        if self.up.source != Source::Open {
-            self.note(Initiator::Client, 1006, None);
-        }
-        if self.down.source != Source::Open || self.up.source == Source::Reset {
-            self.stop_awaiting();
-        }
-        if self.down.source != Source::Open && self.ended.is_none() {
-            if self.down.mid_frame() {
-                // Nothing well-formed can follow: the client's socket just ends.
-                self.note(Initiator::Upstream, 1006, Some(Reason::UpstreamUnavailable));
-                self.up.discard();
-            } else {
-                self.close(Initiator::Upstream, Reason::UpstreamUnavailable, 1013);
-            }
-        }
-    }
-
-    /// Shuts down the write sides whose time has come.
-    fn shut(&mut self, context: &mut Context<'_>) -> bool {
-        let closing = self.closing.is_some();
-        let client_done = self.up.source != Source::Open
-            || (closing && self.up.peer_close.is_some() && self.up.is_discarding());
-        let upstream_done = self.down.source != Source::Open
-            || (closing && self.down.peer_close.is_some() && self.down.is_discarding());
-        // While closing, a peer is let go when its own Close has come;
-        // otherwise when the other peer has ended.
-        let (let_upstream, let_client) =
-            if closing { (upstream_done, client_done) } else { (client_done, upstream_done) };
-        let mut progress = false;
-        if let_upstream && self.up.target == Target::Open && may_shut(&self.up, closing) {
-            progress |= self.up.shut(&mut self.upstream, context);
-        }
-        if let_client && self.down.target == Target::Open && may_shut(&self.down, closing) {
-            progress |= self.down.shut(&mut self.client, context);
-        }
-        progress
-    }
-
-    /// Whether the peers have been given all and only their ends are awaited.
-    fn is_winding_down(&self) -> bool {
-        if self.closing.is_some() || self.up.source != Source::Open {
-            return true;
-        }
-        let broken = self.up.target == Target::Broken || self.down.target == Target::Broken;
-        let closed = self.up.peer_close.is_some() && self.down.peer_close.is_some();
-        (self.down.source != Source::Open || closed || broken)
-            && self.up.is_clear()
-            && self.down.is_clear()
-    }
-
-    fn is_over(&self) -> bool {
-        let ended = |source| source != Source::Open;
-        let upstream_let = self.up.target != Target::Open;
-        (self.up.source == Source::Reset && upstream_let)
-            || (ended(self.up.source)
-                && ended(self.down.source)
-                && upstream_let
-                && self.down.target != Target::Open)
-    }
-
-    /// Lets go of both sides. What they sent and nobody read would turn the
-    /// FIN into a reset and lose our Close, so it is read off first.
-    fn finish(&mut self, context: &mut Context<'_>, scratch: &mut [u8]) -> Ended {
-        self.up.shut(&mut self.upstream, context);
-        self.down.shut(&mut self.client, context);
-        if self.up.source == Source::Open {
-            drain(&mut self.client, context, scratch);
-        }
-        if self.down.source == Source::Open {
-            drain(&mut self.upstream, context, scratch);
-        }
-        let nobody = Ended { initiator: Initiator::Client, code: 1006, reason: None };
-        self.ended.unwrap_or(nobody)
-    }
 }
 
 impl<C, U, K> Future for Pump<C, U, K>
@@ -491,19 +344,4 @@ fn insert_close(pipe: &mut Pipe, takes: bool, close: impl FnOnce() -> Vec<u8>) -
     }
     pipe.discard();
     true
-}
-
-fn may_shut(pipe: &Pipe, closing: bool) -> bool {
-    pipe.is_clear() && (!closing || pipe.is_discarding())
-}
-
-/// Reads off what has arrived.
-fn drain<S: AsyncRead + Unpin>(stream: &mut S, context: &mut Context<'_>, scratch: &mut [u8]) {
-    for _ in 0..ROUNDS {
-        let mut buffer = ReadBuf::new(scratch);
-        match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
-            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-            Poll::Ready(_) | Poll::Pending => return,
-        }
-    }
 }

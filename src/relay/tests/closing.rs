@@ -283,6 +283,48 @@ async fn an_impossible_frame_is_closed_with_1002_from_the_boundary_before_it() {
     assert_eq!(rig.ended.await.unwrap(), ended(Sockgate, 1002, reason));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_the_end_of_a_message_but_not_for_long() {
+    let part = unfinished(text("one ", None));
+    let end = encode_frame(Opcode::CONTINUATION, b"two", None);
+    for ends in [true, false] {
+        let mut rig = rig();
+        put(&mut rig.upstream, &part).await;
+        idle().await;
+        let start = Instant::now();
+        rig.control.request_close(Reason::Draining, 1001);
+        assert_eq!(arrived(&mut rig.client).await, part);
+        assert!(arrived(&mut rig.upstream).await.is_empty());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if ends {
+            put(&mut rig.upstream, &end).await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+        }
+        let got = arrived(&mut rig.client).await;
+        assert_eq!(assert_closed(&got, 1001, "Going away", false), usize::from(ends));
+        assert_closed(&arrived(&mut rig.upstream).await, 1001, "Going away", true);
+        put(&mut rig.client, &encode_close(1001, "", Some(MASK))).await;
+        put(&mut rig.upstream, &encode_close(1001, "", None)).await;
+        assert_eq!(rest(&mut rig.client).await, b"");
+        assert!(start.elapsed() < Duration::from_millis(1200), "{:?}", start.elapsed());
+    }
+    // A client's own fragments, and other reasons, which do not wait.
+    let mut rig = rig();
+    put(&mut rig.client, &unfinished(text("one ", Some(MASK)))).await;
+    idle().await;
+    rig.control.request_close(Reason::Draining, 1001);
+    assert!(arrived(&mut rig.client).await.is_empty());
+    let end = encode_frame(Opcode::CONTINUATION, b"two", Some(MASK));
+    put(&mut rig.client, &end).await;
+    assert_eq!(assert_closed(&arrived(&mut rig.upstream).await, 1001, "Going away", true), 2);
+    let mut rig = self::rig();
+    put(&mut rig.upstream, &part).await;
+    idle().await;
+    rig.control.request_close(Reason::Expired, 4002);
+    assert_eq!(assert_closed(&arrived(&mut rig.client).await, 4002, "Session expired", false), 1);
+}
+
 /// Frames that nobody may send, without extensions; the last as `masked` says.
 fn broken_frames(masked: bool) -> Vec<(&'static str, Vec<u8>)> {
     let mask = masked.then_some(MASK);
