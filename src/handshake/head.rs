@@ -293,6 +293,23 @@ mod tests {
     }
 
     #[test]
+    fn ends_of_lines_are_seen_wherever_they_stand() {
+        let letters = [b'a', b'\r', b'\n', 0];
+        for number in 0..4_usize.pow(6) {
+            let end = (0..6).map(|place| letters[number / 4_usize.pow(place) % 4]);
+            for before in [0, 3] {
+                let bytes: Vec<u8> = std::iter::repeat_n(b'x', before).chain(end.clone()).collect();
+                let pairs = || bytes.iter().zip(std::iter::once(&b'x').chain(&bytes));
+                let hopeless = pairs()
+                    .any(|(&byte, &previous)| byte == 0 || (byte == b'\n') != (previous == b'\r'));
+                assert_eq!(is_hopeless(&bytes, 0), hopeless, "{bytes:?}");
+                let empty = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+                assert_eq!(end_of_head(&bytes, 0), empty.map(|at| at + 4), "{bytes:?}");
+            }
+        }
+    }
+
+    #[test]
     fn the_end_of_a_head_is_found_across_reads() {
         let bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
         for scanned in 0..bytes.len() - 5 {
