@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{Built, JwtConfig, SignatureAlgorithm};
-use super::cache::Cache;
+use super::cache::{Cache, LastHeader};
 use super::claims::{Audience, Rules};
 use super::key::{Key, Keys, Kind, PublicKey, TRIES};
 use super::token::{self, Types};
@@ -59,6 +59,7 @@ pub(in crate::verifier) fn build(
                 rules,
                 subject,
                 cache: Cache::new(),
+                last_header: LastHeader::default(),
             }),
             files: findings.files,
             warnings: findings.warnings,

@@ -9,12 +9,16 @@
 //! Who may fill it has a valid token for every entry, and cannot make it larger,
 //! only less useful. How long a look takes says nothing about a token that one
 //! does not have: what is compared are hashes.
+//!
+//! Beside it stands the last header that was read: an issuer sends the same one
+//! with all of its tokens.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::claims::Times;
+use super::token::Header;
 use crate::identity::Identity;
 
 /// How many sets of entries there are; a token can be in one of them only.
@@ -49,6 +53,29 @@ struct Set {
     entries: Vec<(TokenHash, Known)>,
     /// The entry that gives way next.
     oldest: usize,
+}
+
+/// The longest header that is remembered, in base64url.
+const HEADER_BYTES: usize = 512;
+
+/// The header of the last token whose signature was good.
+#[derive(Default)]
+pub(super) struct LastHeader(Mutex<Option<(Box<[u8]>, Header)>>);
+
+impl LastHeader {
+    /// What `text` says, if it is that header.
+    pub(super) fn find(&self, text: &[u8]) -> Option<Header> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(known, _)| **known == *text).map(|(_, header)| header.clone())
+    }
+
+    /// Remembers what `text` says.
+    pub(super) fn keep(&self, text: &[u8], header: Header) {
+        if text.len() <= HEADER_BYTES {
+            let last = (text.into(), header);
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+        }
+    }
 }
 
 impl TokenHash {

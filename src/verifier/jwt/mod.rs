@@ -21,7 +21,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 pub(super) use self::build::build;
-use self::cache::{Cache, Known, TokenHash};
+use self::cache::{Cache, Known, LastHeader, TokenHash};
 use self::claims::Rules;
 use self::key::Keys;
 use self::token::Token;
@@ -40,6 +40,7 @@ struct Jwt {
     subject: Expression,
     /// What passed all of these.
     cache: Cache,
+    last_header: LastHeader,
 }
 
 impl Jwt {
@@ -59,9 +60,15 @@ impl Jwt {
 
     fn judge_unknown(&self, credential: &[u8], now: UnixSeconds) -> Result<Known, Reason> {
         let token = Token::parse(credential)?;
-        let header = token.header(&self.types)?;
+        let header_text = token.header_text();
+        let last = self.last_header.find(header_text);
+        let is_new = last.is_none();
+        let header = last.map_or_else(|| token.header(&self.types), Ok)?;
         if !self.keys.verify(&header, token.signed, token.signature) {
             return Err(Reason::InvalidCredential);
+        }
+        if is_new {
+            self.last_header.keep(header_text, header);
         }
         let (claims, written) = token.claims().ok_or(Reason::InvalidCredential)?;
         let times = self.rules.judge(&claims, now)?;

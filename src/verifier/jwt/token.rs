@@ -34,6 +34,7 @@ pub(super) struct Token<'a> {
 }
 
 /// What the header says about the key.
+#[derive(Clone)]
 pub(super) struct Header {
     /// `alg`.
     pub(super) algorithm: SignatureAlgorithm,
@@ -63,6 +64,12 @@ impl<'a> Token<'a> {
             }
             _ => Err(Reason::MalformedCredential),
         }
+    }
+
+    /// The header as it was sent: which [`Token::header`] it gives depends on
+    /// nothing else.
+    pub(super) fn header_text(&self) -> &'a [u8] {
+        self.header
     }
 
     /// Reads the header.

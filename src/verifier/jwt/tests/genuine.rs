@@ -311,3 +311,23 @@ async fn what_one_verifier_remembers_no_other_knows() {
     let stricter = verifier(stricter, Path::new("."));
     assert_eq!(judge(&stricter, token.as_bytes()).await.err(), Some(INVALID));
 }
+
+#[tokio::test]
+async fn a_header_that_is_remembered_says_nothing_about_another() {
+    let verifier = hs256();
+    let raw = |header: &str, sub: &str| {
+        let claims = json!({"sub": sub, "exp": NOW + 60}).to_string();
+        secret().raw("HS256", header, claims.as_bytes())
+    };
+    let plain = r#"{"alg":"HS256"}"#;
+    admits(&verifier, "the first of its header", &raw(plain, "alice")).await;
+    admits(&verifier, "the second", &raw(plain, "bob")).await;
+    for header in
+        [r#"{"alg":"none"}"#, r#"{"alg":"HS384"}"#, r#"{"alg":"HS256","typ":"logout+jwt"}"#]
+    {
+        let refused = judge(&verifier, raw(header, "carol").as_bytes()).await.err();
+        assert_eq!(refused, Some(INVALID), "{header}");
+    }
+    admits(&verifier, "another header", &raw(r#"{"alg":"HS256","typ":"JWT"}"#, "dan")).await;
+    admits(&verifier, "the first header again", &raw(plain, "eve")).await;
+}
