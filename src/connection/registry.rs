@@ -349,7 +349,7 @@ mod tests {
             issued_at: None,
             expires,
             leeway: 30,
-            claims: Default::default(),
+            claims: "{}".into(),
         });
         Arc::new(identity.unwrap())
     }

@@ -92,6 +92,15 @@ impl Expression {
         self.variables.iter().any(|name| **name == *variable)
     }
 
+    /// The names of an expression that is nothing but a dotted path, the
+    /// variable's first.
+    pub fn path(&self) -> Option<impl Iterator<Item = &str>> {
+        match &self.plan {
+            Plan::Path(path) => Some(path.iter().map(|name| &**name)),
+            Plan::Constant(_) | Plan::Object(_) | Plan::List(_) | Plan::Program(_) => None,
+        }
+    }
+
     /// The value under `variables`. Never panics, and costs a bounded number of
     /// steps whatever the variables hold.
     ///

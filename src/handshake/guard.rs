@@ -20,6 +20,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -155,8 +156,8 @@ impl HeadGuard {
 
     /// Reads once into `ahead`; whether the stream is at its end.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let mut space = [0; 4096];
-        let mut buffer = ReadBuf::new(&mut space);
+        let mut space = [MaybeUninit::uninit(); 4096];
+        let mut buffer = ReadBuf::uninit(&mut space);
         ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
         self.ahead.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().is_empty()))

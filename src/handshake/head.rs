@@ -45,14 +45,33 @@ pub(super) fn end_of_head(bytes: &[u8], scanned: usize) -> Option<usize> {
 /// need no end: bare CR, bare LF, NUL. The first `scanned` bytes do not.
 pub(super) fn is_hopeless(bytes: &[u8], scanned: usize) -> bool {
     let (seen, new) = bytes.split_at(scanned.min(bytes.len()));
-    let mut previous = seen.last().copied().unwrap_or(0);
-    for &byte in new {
-        if byte == 0 || (byte == b'\n') != (previous == b'\r') {
-            return true;
+    lines(seen.last().copied(), new, |_| {}).is_none()
+}
+
+/// Calls `begins` with the first byte of each line of `bytes` that has one, but
+/// for the first line; `before` is the byte in front of them. None if there is a
+/// bare CR, a bare LF or a NUL.
+fn lines(before: Option<u8>, bytes: &[u8], mut begins: impl FnMut(u8)) -> Option<()> {
+    let mut rest = bytes;
+    if before == Some(b'\r') {
+        match rest.split_first() {
+            Some((b'\n', behind)) => rest = behind,
+            Some(_) => return None,
+            None => return Some(()),
         }
-        previous = byte;
     }
-    false
+    // Few bytes of a head are control characters.
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, 0 | b'\r' | b'\n')) {
+        match rest[at..] {
+            [b'\r', b'\n', ..] => {}
+            // What comes next may be the LF.
+            [b'\r'] => return Some(()),
+            _ => return None,
+        }
+        rest = &rest[at + 2..];
+        rest.first().copied().into_iter().for_each(&mut begins);
+    }
+    Some(())
 }
 
 /// Reads a whole head, its empty line included.
@@ -61,15 +80,17 @@ pub(super) fn is_hopeless(bytes: &[u8], scanned: usize) -> bool {
 /// [`Reason::ProtocolError`] for what RFC 9112 forbids or leaves to taste;
 /// [`Reason::LimitHeader`] for too many header fields, or too long a target.
 pub(super) fn read(head: &[u8]) -> Result<Head, Reason> {
-    if is_hopeless(head, 0) {
-        return Err(Reason::ProtocolError);
-    }
-    let folded = head.windows(3).any(|w| w[..2] == *b"\r\n" && matches!(w[2], b' ' | b'\t'));
+    let (mut folded, mut begun) = (false, 0_usize);
+    let begins = |first| {
+        folded |= matches!(first, b' ' | b'\t');
+        begun += 1;
+    };
+    lines(None, head, begins).ok_or(Reason::ProtocolError)?;
     if folded {
         return Err(Reason::ProtocolError);
     }
     // All lines but the first and the empty one; nothing is folded.
-    let fields = head.iter().filter(|byte| **byte == b'\n').count().saturating_sub(2);
+    let fields = begun.saturating_sub(1);
     if fields > MOST_FIELDS {
         return Err(Reason::LimitHeader);
     }
@@ -269,6 +290,23 @@ mod tests {
             }
         }
         assert!(!is_hopeless(b"GET / HTTP/1.1\r", 3));
+    }
+
+    #[test]
+    fn ends_of_lines_are_seen_wherever_they_stand() {
+        let letters = [b'a', b'\r', b'\n', 0];
+        for number in 0..4_usize.pow(6) {
+            let end = (0..6).map(|place| letters[number / 4_usize.pow(place) % 4]);
+            for before in [0, 3] {
+                let bytes: Vec<u8> = std::iter::repeat_n(b'x', before).chain(end.clone()).collect();
+                let pairs = || bytes.iter().zip(std::iter::once(&b'x').chain(&bytes));
+                let hopeless = pairs()
+                    .any(|(&byte, &previous)| byte == 0 || (byte == b'\n') != (previous == b'\r'));
+                assert_eq!(is_hopeless(&bytes, 0), hopeless, "{bytes:?}");
+                let empty = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+                assert_eq!(end_of_head(&bytes, 0), empty.map(|at| at + 4), "{bytes:?}");
+            }
+        }
     }
 
     #[test]

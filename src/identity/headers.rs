@@ -1,5 +1,7 @@
 //! The identity headers: what the upstream is told about a client.
 
+use std::borrow::Cow;
+
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
@@ -40,7 +42,29 @@ const RESERVED_PREFIXES: [&str; 2] = ["proxy-", "sec-websocket-"];
 /// Compiled `identity.headers`.
 #[derive(Default)]
 pub struct IdentityHeaders {
-    entries: Vec<(HeaderName, Expression)>,
+    entries: Vec<(HeaderName, Source)>,
+}
+
+/// Where a header's value comes from.
+enum Source {
+    /// `identity.subject`, for which no variable has to be made.
+    Subject,
+    /// Any other expression.
+    Expression(Expression),
+}
+
+impl Source {
+    fn of(expression: Expression) -> Source {
+        let is_subject = expression.path().is_some_and(|path| path.eq(["identity", "subject"]));
+        if is_subject { Source::Subject } else { Source::Expression(expression) }
+    }
+
+    fn uses(&self, variable: &str) -> bool {
+        match self {
+            Source::Subject => false,
+            Source::Expression(expression) => expression.uses(variable),
+        }
+    }
 }
 
 impl IdentityHeaders {
@@ -50,7 +74,7 @@ impl IdentityHeaders {
     /// A name that is no header name, is reserved or occurs twice, and an
     /// expression that does not compile.
     pub fn compile(config: &IdentityConfig) -> Result<IdentityHeaders, Vec<Problem>> {
-        let mut entries: Vec<(HeaderName, Expression)> = Vec::new();
+        let mut entries = Vec::new();
         let mut problems = Vec::new();
         for (written, source) in &config.headers {
             let path = format!("headers.{written}");
@@ -66,7 +90,7 @@ impl IdentityHeaders {
                 }
             };
             match Expression::compile(source, &VARIABLES) {
-                Ok(expression) => entries.push((name, expression)),
+                Ok(expression) => entries.push((name, Source::of(expression))),
                 Err(error) => problems.push(Problem::new(path, error.to_string())),
             }
         }
@@ -78,24 +102,31 @@ impl IdentityHeaders {
         self.entries.iter().map(|(name, _)| name)
     }
 
-    /// Whether any value depends on the request and not on the identity alone.
-    pub fn uses_request(&self) -> bool {
-        self.entries.iter().any(|(_, expression)| expression.uses("request"))
+    /// Whether [`IdentityHeaders::compute`] looks at `variable`.
+    pub fn uses(&self, variable: &str) -> bool {
+        self.entries.iter().any(|(_, source)| source.uses(variable))
     }
 
-    /// The headers under `variables`. One that is null, empty or missing is
-    /// absent.
+    /// The headers of the identity `subject` under `variables`. One that is null,
+    /// empty or missing is absent.
     ///
     /// # Errors
     /// [`Reason::Forbidden`] if a value cannot be computed, or cannot be sent
     /// so that the upstream reads what was meant.
-    pub fn compute(&self, variables: &Variables) -> Result<Vec<(HeaderName, HeaderValue)>, Reason> {
+    pub fn compute(
+        &self,
+        subject: &str,
+        variables: &Variables,
+    ) -> Result<Vec<(HeaderName, HeaderValue)>, Reason> {
         let mut headers = Vec::with_capacity(self.entries.len());
-        for (name, expression) in &self.entries {
-            let text = match expression.evaluate(variables) {
-                Ok(value) => text_of(value)?,
-                Err(EvaluateError::Missing) => continue,
-                Err(EvaluateError::Failed) => return Err(Reason::Forbidden),
+        for (name, source) in &self.entries {
+            let text = match source {
+                Source::Subject => Cow::Borrowed(sound(subject)?),
+                Source::Expression(expression) => match expression.evaluate(variables) {
+                    Ok(value) => Cow::Owned(text_of(value)?),
+                    Err(EvaluateError::Missing) => continue,
+                    Err(EvaluateError::Failed) => return Err(Reason::Forbidden),
+                },
             };
             if text.is_empty() {
                 continue;
@@ -150,12 +181,15 @@ fn scalar(value: Value) -> Result<String, Reason> {
         Value::Null => Ok(String::new()),
         Value::Bool(truth) => Ok(truth.to_string()),
         Value::Number(number) => Ok(number.to_string()),
-        Value::String(text) => {
-            let sound = text.trim().len() == text.len() && !text.chars().any(char::is_control);
-            if sound { Ok(text) } else { Err(Reason::Forbidden) }
-        }
+        Value::String(text) => sound(&text).is_ok().then_some(text).ok_or(Reason::Forbidden),
         Value::Array(_) | Value::Object(_) => Err(Reason::Forbidden),
     }
+}
+
+/// `text`, if nobody can read it as anything else.
+fn sound(text: &str) -> Result<&str, Reason> {
+    let sound = text.trim().len() == text.len() && !text.chars().any(char::is_control);
+    if sound { Ok(text) } else { Err(Reason::Forbidden) }
 }
 
 #[cfg(test)]
@@ -176,7 +210,7 @@ mod tests {
         let headers = compile(&[("X-Value", source)]).unwrap();
         let identity = json!({ "subject": "alice", "claims": { "value": claim } });
         let variables = Variables::from([("identity", identity), ("request", json!({}))]);
-        let mut computed = headers.compute(&variables)?;
+        let mut computed = headers.compute("alice", &variables)?;
         Ok(computed.pop().map(|(_, value)| value.as_bytes().to_vec()))
     }
 
@@ -261,8 +295,26 @@ mod tests {
     }
 
     #[test]
-    fn the_request_is_asked_for_only_if_used() {
-        assert!(!compile(&[("X-A", "identity.subject")]).unwrap().uses_request());
-        assert!(compile(&[("X-A", "request.path")]).unwrap().uses_request());
+    fn variables_are_asked_for_only_if_used() {
+        let uses = |source: &str, name| compile(&[("X-A", source)]).unwrap().uses(name);
+        assert!(!uses("identity.subject", "request") && !uses("identity.subject", "identity"));
+        assert!(uses("request.path", "request") && !uses("request.path", "identity"));
+        assert!(uses("identity.session", "identity"));
+        assert!(uses("identity.claims.subject", "identity"));
+        assert!(uses("identity.subject + \"\"", "identity"));
+    }
+
+    #[test]
+    fn the_subject_alone_needs_no_variable_and_is_judged_alike() {
+        let headers = compile(&[("X-A", " identity.subject ")]).unwrap();
+        let value = |subject: &str| -> Result<_, Reason> {
+            let computed = headers.compute(subject, &Variables::new())?;
+            Ok(computed.into_iter().map(|(_, value)| value.as_bytes().to_vec()).next())
+        };
+        assert_eq!(value("Zoë 山"), Ok(Some("Zoë 山".as_bytes().to_vec())));
+        assert_eq!(value(""), Ok(None));
+        for subject in ["a\nb", " a", "a ", "a\u{85}b"] {
+            assert_eq!(value(subject), Err(Reason::Forbidden), "{subject:?}");
+        }
     }
 }

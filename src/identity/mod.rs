@@ -77,8 +77,8 @@ pub struct Proof {
     pub expires: Option<UnixSeconds>,
     /// Seconds that clocks may differ; added to `expires` wherever it is judged.
     pub leeway: u32,
-    /// The claims of the token, or of the key.
-    pub claims: Map<String, Value>,
+    /// The claims of the token, or of the key: a JSON object.
+    pub claims: Box<str>,
 }
 
 impl Identity {
@@ -110,7 +110,7 @@ impl Identity {
             issued_at: proof.issued_at,
             expires: proof.expires,
             leeway: proof.leeway,
-            claims: Value::Object(proof.claims).to_string().into(),
+            claims: proof.claims,
         })
     }
 
@@ -187,7 +187,7 @@ impl Identity {
 
     /// The claims of the token, or of the key.
     pub fn claims(&self) -> Map<String, Value> {
-        // Written by us, so it can be read.
+        // A verifier has read it already.
         serde_json::from_str(&self.claims).unwrap_or_default()
     }
 

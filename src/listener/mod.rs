@@ -5,13 +5,14 @@ mod config;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 
 pub use self::config::{ServerConfig, ServerTlsConfig};
 use crate::stream::Stream;
@@ -109,11 +110,9 @@ impl Listener {
     pub async fn accept(&self) -> Accepted {
         loop {
             let accepted = match &self.socket {
-                Socket::Tcp(socket) => socket.accept().await.map(|(stream, peer)| {
-                    // A small frame must not wait for the acknowledgement of the last one.
-                    let _ = stream.set_nodelay(true);
-                    bound_buffers(&stream);
-                    Accepted { stream: Stream::Tcp(stream), peer: Some(peer.ip()) }
+                Socket::Tcp(socket) => socket.accept().await.map(|(stream, peer)| Accepted {
+                    stream: Stream::Tcp(stream),
+                    peer: Some(peer.ip()),
                 }),
                 Socket::Unix(socket, _) => socket
                     .accept()
@@ -146,17 +145,24 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     )?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Linux hands the options of a listener down to what it accepts, so that no
+    // connection costs the calls.
+    set_up(&socket);
     socket.bind(&address.into())?;
     socket.listen(4096)?;
     TcpListener::from_std(socket.into())
 }
 
-/// Keeps the kernel from growing a socket's buffers to tens of megabytes for a
-/// peer that does not read, and for one that sends to such a peer: a pod's
-/// memory limit counts socket memory.
-pub fn bound_buffers(stream: &TcpStream) {
-    // Linux doubles the figures; best effort, since only memory is at stake.
-    let socket = SockRef::from(stream);
+/// Sets what a TCP socket of ours is like, a listener's for those it accepts.
+///
+/// No small frame waits for the acknowledgement of the last one. And the kernel
+/// does not grow the buffers to tens of megabytes for a peer that does not read,
+/// and for one that sends to such a peer: a pod's memory limit counts socket
+/// memory.
+pub fn set_up(socket: &impl AsFd) {
+    // Linux doubles the sizes; best effort, since only time and memory are at stake.
+    let socket = SockRef::from(socket);
+    let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_send_buffer_size(128 * 1024);
     let _ = socket.set_recv_buffer_size(256 * 1024);
 }

@@ -80,7 +80,7 @@ pub(super) async fn verify(
     match judged.result {
         Ok(identity) => {
             record.subject(identity.shared_subject());
-            Ok(Arc::new(identity))
+            Ok(identity)
         }
         Err(VerifyError::Rejected(reason)) => Err(reason),
         Err(VerifyError::Unavailable(_)) => Err(Reason::VerifierUnavailable),

@@ -4,8 +4,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::Method;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN};
+use http::header::{
+    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+};
+use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use super::gate::Gate;
@@ -177,36 +180,26 @@ impl Exchange {
     /// [`Reason::Forbidden`] if an identity value cannot be sent.
     pub(super) fn upstream_headers(&self, identity: &Identity) -> Result<HeaderMap, Reason> {
         let mut headers = self.opening.headers.clone();
-        for name in [
-            "sec-websocket-key",
-            "sec-websocket-version",
-            "sec-websocket-protocol",
-            "sec-websocket-extensions",
-            "sec-websocket-accept",
-        ] {
+        for name in &HANDSHAKE {
             headers.remove(name);
         }
         if !identity.is_anonymous() {
             let plan = &self.plan.identity;
-            let uses = |name: &str| name == "identity" || plan.uses_request();
-            let variables = self.variables(Some(identity), uses);
-            for (name, value) in plan.compute(&variables)? {
+            let variables = self.variables(Some(identity), |name| plan.uses(name));
+            for (name, value) in plan.compute(identity.subject(), &variables)? {
                 headers.insert(name, value);
             }
         }
-        let ip = self.client.ip;
-        set(&mut headers, "x-forwarded-for", &ip.to_string());
-        set(&mut headers, "x-forwarded-proto", scheme(self.client.https));
-        set(&mut headers, "x-forwarded-host", &self.forwarded_host());
-        set(&mut headers, "x-request-id", &self.request_id);
-        Ok(headers)
-    }
-
-    fn forwarded_host(&self) -> String {
+        set(&mut headers, FORWARDED_FOR, &self.client.ip.to_string());
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme(self.client.https)));
         match self.host.port {
-            Some(port) => format!("{}:{port}", self.host.name),
-            None => self.host.name.to_string(),
+            Some(port) => {
+                set(&mut headers, FORWARDED_HOST, &format!("{}:{port}", self.host.name));
+            }
+            None => set(&mut headers, FORWARDED_HOST, &self.host.name),
         }
+        set(&mut headers, REQUEST_ID, &self.request_id);
+        Ok(headers)
     }
 
     /// `reject_message` or `accept_message` as text; none if it gives nothing.
@@ -234,7 +227,21 @@ impl Exchange {
     }
 }
 
-fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+/// Headers of the client's handshake, of which the upstream sees one of its own.
+const HANDSHAKE: [HeaderName; 5] = [
+    SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION,
+    SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_ACCEPT,
+];
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
@@ -277,5 +284,8 @@ fn scheme(https: bool) -> &'static str {
 
 /// A fresh request id: 128 random bits in hex.
 pub(super) fn fresh_request_id() -> Arc<str> {
-    format!("{:032x}", rand::random::<u128>()).into()
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble & 15)]);
+    let bytes = rand::random::<[u8; 16]>();
+    let text: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect();
+    text.into()
 }

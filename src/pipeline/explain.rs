@@ -242,7 +242,7 @@ async fn identify(
         "identity",
         format_args!("{} by {}, expires {expires}", identity.subject(), identity.method()),
     );
-    Ok((Arc::new(identity), read))
+    Ok((identity, read))
 }
 
 fn refusal(exchange: &Exchange, is_upgrade: bool, reason: Reason) -> String {

@@ -70,7 +70,7 @@ fn variables(grounds: &Grounds, entry: &Entry) -> Variables {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, json};
+    use serde_json::json;
 
     use super::*;
     use crate::close::CloseCodes;
@@ -109,7 +109,7 @@ routes: [{{ name: chat, path: /ws, policy: members, upstream: 'ws://127.0.0.1:1'
             issued_at: None,
             expires: None,
             leeway: 30,
-            claims: Map::from_iter([("role".to_owned(), "member".into())]),
+            claims: r#"{"role":"member"}"#.into(),
         });
         let grounds = Grounds {
             request: json!({ "path": "/ws" }),

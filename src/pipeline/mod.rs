@@ -63,7 +63,7 @@ pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>)
         Err(reason) => return refuse(record, reason),
     };
     let origin = opening.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
-    record.request(&plans.redactor, method.as_str(), &full_path(&opening), origin);
+    record.request(&plans.redactor, method.as_str(), || full_path(&opening), origin);
     if gate.is_draining() {
         return refuse(record, Reason::Draining);
     }

@@ -96,7 +96,7 @@ pub fn decide(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, json};
+    use serde_json::json;
 
     use super::*;
     use crate::identity::{Method, Proof};
@@ -112,7 +112,7 @@ mod tests {
             issued_at: None,
             expires,
             leeway: 30,
-            claims: Map::from_iter([("role".to_owned(), role)]),
+            claims: json!({ "role": role }).to_string().into(),
         };
         Arc::new(Identity::proven(proof).unwrap())
     }

@@ -87,9 +87,14 @@ impl Log {
         }
     }
 
+    /// Whether lines about connections are written.
+    pub(super) fn wants_records(&self) -> bool {
+        self.is_on(LogLevel::Info)
+    }
+
     /// A line about a connection, of the level info.
     pub(super) fn record(&self, fields: &[(&'static str, Value)]) {
-        if self.is_on(LogLevel::Info) {
+        if self.wants_records() {
             self.send(self.shared.line(None, "", fields));
         }
     }

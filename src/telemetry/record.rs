@@ -113,17 +113,19 @@ impl Record {
         &self.route
     }
 
-    /// The request: target and origin are redacted here.
+    /// The request: what `target` gives and the origin are redacted here.
     pub fn request(
         &mut self,
         redactor: &Redactor,
         method: &str,
-        target: &str,
+        target: impl FnOnce() -> String,
         origin: Option<&str>,
     ) {
-        if let Stage::Opening(opening) = &mut self.stage {
+        if let Stage::Opening(opening) = &mut self.stage
+            && self.telemetry.log.wants_records()
+        {
             opening.method = Some(bounded(method).into());
-            opening.url = Some(redactor.url(target));
+            opening.url = Some(redactor.url(&target()));
             opening.origin = origin.map(|origin| redactor.text(bounded(origin)));
         }
     }
@@ -154,7 +156,9 @@ impl Record {
 
     /// Where it goes; without anything secret.
     pub fn upstream(&mut self, upstream: &str) {
-        if let Stage::Opening(opening) = &mut self.stage {
+        if let Stage::Opening(opening) = &mut self.stage
+            && self.telemetry.log.wants_records()
+        {
             opening.upstream = Some(upstream.into());
         }
     }
@@ -165,8 +169,7 @@ impl Record {
             return;
         };
         self.decision(&opening, Outcome::Admitted, "");
-        let fields = self.opening_line(&opening, Outcome::Admitted.label(), None, Some(101));
-        self.telemetry.log.record(&fields);
+        self.log(|| self.opening_line(&opening, Outcome::Admitted.label(), None, Some(101)));
         self.stage = Stage::Open { since: Instant::now(), _guard: self.route.open() };
     }
 
@@ -178,8 +181,7 @@ impl Record {
         };
         self.decision(&opening, Outcome::Admitted, "");
         self.route.http_request(&status_label(status, ours));
-        let fields = self.opening_line(&opening, Outcome::Admitted.label(), None, Some(status));
-        self.telemetry.log.record(&fields);
+        self.log(|| self.opening_line(&opening, Outcome::Admitted.label(), None, Some(status)));
     }
 
     /// Turned away with `status`, or upgraded (101) and closed with `code`.
@@ -205,8 +207,7 @@ impl Record {
         if let Some(code) = code {
             self.route.closes(Initiator::Sockgate, &code_label(code, &[code]));
         }
-        let line = self.opening_line(&opening, outcome.label(), Some(reason), status);
-        self.sampled(line, code);
+        self.sampled(code, || self.opening_line(&opening, outcome.label(), Some(reason), status));
     }
 
     /// The connection ended.
@@ -216,8 +217,7 @@ impl Record {
         };
         self.route.closes(ending.initiator, &code_label(ending.code, ending.own_codes));
         self.route.duration(since.elapsed().as_secs_f64());
-        let fields = self.closing_line("closed", Some(ending), since, &ending.flow);
-        self.telemetry.log.record(&fields);
+        self.log(|| self.closing_line("closed", Some(ending), since, &ending.flow));
         self.stage = Stage::Finished;
     }
 
@@ -294,16 +294,26 @@ impl Record {
         fields
     }
 
+    /// Logs what `line` makes; a line that nobody wants is not made.
+    fn log(&self, line: impl FnOnce() -> Fields) {
+        if self.telemetry.log.wants_records() {
+            self.telemetry.log.record(&line());
+        }
+    }
+
     /// Logs a refusal, unless there are too many of them.
-    fn sampled(&self, mut line: Fields, code: Option<u16>) {
+    fn sampled(&self, code: Option<u16>, line: impl FnOnce() -> Fields) {
         let Some(suppressed) = self.route.refusals.admit(unix_now()) else {
             return;
         };
-        line.extend(code.map(|code| ("code", Value::from(code))));
-        if suppressed > 0 {
-            line.push(("suppressed", Value::from(suppressed)));
-        }
-        self.telemetry.log.record(&line);
+        self.log(|| {
+            let mut line = line();
+            line.extend(code.map(|code| ("code", Value::from(code))));
+            if suppressed > 0 {
+                line.push(("suppressed", Value::from(suppressed)));
+            }
+            line
+        });
     }
 }
 
@@ -311,17 +321,12 @@ impl Drop for Record {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Finished) {
             Stage::Opening(opening) => {
-                self.sampled(self.opening_line(&opening, "abandoned", None, None), None);
+                self.sampled(None, || self.opening_line(&opening, "abandoned", None, None));
             }
             Stage::Open { since, .. } => {
                 self.route.duration(since.elapsed().as_secs_f64());
                 self.route.closes(Initiator::Sockgate, "other");
-                self.telemetry.log.record(&self.closing_line(
-                    "abandoned",
-                    None,
-                    since,
-                    &Flow::default(),
-                ));
+                self.log(|| self.closing_line("abandoned", None, since, &Flow::default()));
             }
             Stage::Finished => {}
         }
@@ -384,7 +389,7 @@ mod tests {
     fn record(telemetry: &Arc<Telemetry>) -> Record {
         let redactor = Redactor::new([]);
         let mut record = Record::open(telemetry, &"r1".into(), Some([192, 0, 2, 1].into()));
-        record.request(&redactor, "GET", "/ws?token=CANARY42", Some("https://app"));
+        record.request(&redactor, "GET", || "/ws?token=CANARY42".to_owned(), Some("https://app"));
         record.route(&telemetry.metrics.route("chat").unwrap());
         record.credential("query");
         record.verifier("app");

@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::config::UpstreamConfig;
-use crate::listener::bound_buffers;
+use crate::listener::set_up;
 use crate::problem::Problem;
 use crate::stream::Stream;
 use crate::tls::{self, ClientFiles};
@@ -163,9 +163,7 @@ async fn dial_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
         };
         match connected {
             Ok(stream) => {
-                // As on the listener: no frame waits for an acknowledgement.
-                let _ = stream.set_nodelay(true);
-                bound_buffers(&stream);
+                set_up(&stream);
                 return Ok(stream);
             }
             Err(error) => last = error,

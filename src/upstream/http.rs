@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderMap, HeaderName};
+use http::header::{
+    CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use hyper::body::{Bytes, Incoming};
@@ -155,25 +158,28 @@ impl hyper::rt::Write for Dialled {
 
 /// The headers that belong to one hop (RFC 9110 §7.6.1), besides those that
 /// `Connection` names.
-const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
+const HOP_BY_HOP: [HeaderName; 10] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("http2-settings"),
 ];
 
 /// Removes what belongs to one hop. Comes before identity headers are touched:
 /// a client could name them in `Connection`.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> =
-        tokens(headers, &CONNECTION).filter_map(|token| token.parse().ok()).collect();
-    for name in HOP_BY_HOP {
+    // `Connection: Upgrade` is what nearly every request here says: no name to make of it.
+    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+        .filter(|token| !token.eq_ignore_ascii_case("upgrade"))
+        .filter_map(|token| token.parse().ok())
+        .collect();
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
     for name in named {

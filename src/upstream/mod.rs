@@ -6,6 +6,7 @@
 mod config;
 mod endpoint;
 mod http;
+mod switch;
 mod websocket;
 
 pub use self::config::{UpstreamConfig, UpstreamTlsConfig};

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 
 use super::endpoint::{DialError, Endpoint};
 use super::http::ANSWER_FIELDS;
+use super::switch::{self, Asked, Replay};
 use crate::handshake::{accept_for, fresh_key, tokens};
 use crate::policy::Permit;
 use crate::stream::Stream;
@@ -79,18 +80,30 @@ pub async fn connect(
     wanted: UpgradeRequest,
 ) -> Result<Upgraded, UpgradeError> {
     let stream = endpoint.dial().await?;
+    let key = fresh_key();
+    let accept = accept_for(key.as_bytes());
+    let offered = (wanted.subprotocols.clone(), wanted.extensions.clone());
+    let request =
+        request(wanted, key).ok_or(UpgradeError::Invalid("the request cannot be built"))?;
+    let upgraded = match switch::ask(stream, &request).await {
+        Asked::Switched { stream, headers, ahead } => Upgraded { stream, ahead, headers },
+        Asked::Otherwise(replay) => ask_at_length(replay, request).await?,
+    };
+    check(&upgraded.headers, accept.as_bytes(), &offered.0, offered.1.as_ref())?;
+    Ok(upgraded)
+}
+
+/// Has hyper ask, whatever comes.
+async fn ask_at_length(
+    stream: Replay,
+    request: Request<Empty<Bytes>>,
+) -> Result<Upgraded, UpgradeError> {
     let broken = |error| UpgradeError::Broken(Some(error));
     let (mut sender, connection) = http1::Builder::new()
         .max_headers(ANSWER_FIELDS)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(broken)?;
-    let key = fresh_key();
-    let accept = accept_for(key.as_bytes());
-    let offered = (wanted.subprotocols.clone(), wanted.extensions.clone());
-    let request =
-        request(wanted, key).ok_or(UpgradeError::Invalid("the request cannot be built"))?;
-
     let connection = Box::pin(connection.without_shutdown());
     let sending = Box::pin(sender.send_request(request));
     // The connection may be done in the very poll that brings the 101.
@@ -110,13 +123,14 @@ pub async fn connect(
         }
         return Err(UpgradeError::Refused(Box::new(response)));
     }
-    check(response.headers(), accept.as_bytes(), &offered.0, offered.1.as_ref())?;
     let (head, _) = response.into_parts();
     let parts = match connection {
         Either::Left(connection) => connection.await.map_err(broken)?,
         Either::Right(parts) => parts,
     };
-    Ok(Upgraded { stream: parts.io.into_inner(), ahead: parts.read_buf, headers: head.headers })
+    let (stream, behind) = parts.io.into_inner().into_parts();
+    let ahead = [parts.read_buf, behind].concat().into();
+    Ok(Upgraded { stream, ahead, headers: head.headers })
 }
 
 fn request(wanted: UpgradeRequest, key: http::HeaderValue) -> Option<Request<Empty<Bytes>>> {

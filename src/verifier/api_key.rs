@@ -65,7 +65,7 @@ impl Hash for Digest {
 /// The keys of one file.
 struct ApiKeys {
     name: Arc<str>,
-    holders: HashMap<Digest, Identity>,
+    holders: HashMap<Digest, Arc<Identity>>,
 }
 
 impl ApiKeys {
@@ -73,7 +73,7 @@ impl ApiKeys {
         &self,
         credential: &Credential<'_>,
         now: UnixSeconds,
-    ) -> Result<Identity, VerifyError> {
+    ) -> Result<Arc<Identity>, VerifyError> {
         let (user, key) = user_and_key(credential).ok_or(Reason::MalformedCredential)?;
         let holder = self.holders.get(&Digest::of(key)).ok_or(Reason::InvalidCredential)?;
         if !user.is_empty() && user != holder.subject().as_bytes() {
@@ -81,7 +81,7 @@ impl ApiKeys {
         }
         match holder.deadline() {
             Some(deadline) if deadline <= now => Err(Reason::Expired.into()),
-            Some(_) | None => Ok(holder.clone()),
+            Some(_) | None => Ok(Arc::clone(holder)),
         }
     }
 }
@@ -136,7 +136,7 @@ pub(super) fn build(
 
 /// Reads the text of a key file. No problem quotes it: somebody may have put a
 /// key where its hash belongs.
-fn read(text: &str, name: &Arc<str>) -> Result<HashMap<Digest, Identity>, Vec<Problem>> {
+fn read(text: &str, name: &Arc<str>) -> Result<HashMap<Digest, Arc<Identity>>, Vec<Problem>> {
     let entries = match yaml(text)? {
         Value::Array(entries) => entries,
         Value::Null => Vec::new(),
@@ -176,7 +176,7 @@ fn yaml(text: &str) -> Result<Value, Vec<Problem>> {
 }
 
 /// One entry; the path of a problem is relative to it.
-fn entry(written: Value, name: &Arc<str>) -> Result<(Digest, Identity), Problem> {
+fn entry(written: Value, name: &Arc<str>) -> Result<(Digest, Arc<Identity>), Problem> {
     let Value::Object(mut fields) = written else {
         return Err(Problem::new("", "expected {sha256, subject, claims, expires}"));
     };
@@ -211,13 +211,13 @@ fn entry(written: Value, name: &Arc<str>) -> Result<(Digest, Identity), Problem>
         issued_at: None,
         expires,
         leeway: 0,
-        claims,
+        claims: Value::Object(claims).to_string().into(),
     };
     let holder = Identity::proven(proof).map_err(|_| {
         let message = "must be 1–255 bytes without control characters or outer spaces";
         Problem::new("subject", message)
     })?;
-    Ok((digest, holder))
+    Ok((digest, Arc::new(holder)))
 }
 
 #[cfg(test)]
@@ -227,7 +227,7 @@ mod tests {
 
     const NOW: UnixSeconds = 1_700_000_000;
 
-    fn holders(text: &str) -> Result<HashMap<Digest, Identity>, Vec<String>> {
+    fn holders(text: &str) -> Result<HashMap<Digest, Arc<Identity>>, Vec<String>> {
         let problems = |all: Vec<Problem>| all.iter().map(ToString::to_string).collect();
         read(text, &"partners".into()).map_err(problems)
     }

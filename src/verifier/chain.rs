@@ -18,7 +18,7 @@ pub struct Verdict {
     /// credential.
     pub verifier: Option<Arc<str>>,
     /// Who the client is, or why that was not proven.
-    pub result: Result<Identity, VerifyError>,
+    pub result: Result<Arc<Identity>, VerifyError>,
 }
 
 impl Chain {
@@ -54,7 +54,7 @@ impl Chain {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, Value};
+    use serde_json::Value;
 
     use super::*;
     use crate::identity::{Method, Proof};
@@ -77,7 +77,7 @@ mod tests {
                 if !credential.value.ends_with(b"!") {
                     return Err(Reason::Expired.into());
                 }
-                Ok(Identity::proven(Proof {
+                let identity = Identity::proven(Proof {
                     subject: Value::from("alice"),
                     method: Method::Jwt,
                     verifier: Arc::clone(&self.0),
@@ -87,8 +87,9 @@ mod tests {
                     issued_at: None,
                     expires: None,
                     leeway: 0,
-                    claims: Map::new(),
-                })?)
+                    claims: "{}".into(),
+                })?;
+                Ok(Arc::new(identity))
             })
         }
     }

@@ -24,7 +24,7 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    async fn ask(&self, value: &[u8]) -> Result<Identity, VerifyError> {
+    async fn ask(&self, value: &[u8]) -> Result<Arc<Identity>, VerifyError> {
         self.verifier.verify(&Credential { value, basic: false }, self.now).await
     }
 

@@ -70,7 +70,7 @@ impl From<Reason> for VerifyError {
 /// What [`Verifier::verify`] gives: boxed, so that verifiers of every kind stand
 /// in one list.
 pub type Verification<'a> =
-    Pin<Box<dyn Future<Output = Result<Identity, VerifyError>> + Send + 'a>>;
+    Pin<Box<dyn Future<Output = Result<Arc<Identity>, VerifyError>> + Send + 'a>>;
 
 /// One way to prove who a credential belongs to.
 pub trait Verifier: Send + Sync {

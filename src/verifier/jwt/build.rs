@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{Built, JwtConfig, SignatureAlgorithm};
+use super::cache::{Cache, LastHeader};
 use super::claims::{Audience, Rules};
 use super::key::{Key, Keys, Kind, PublicKey, TRIES};
 use super::token::{self, Types};
@@ -51,7 +52,15 @@ pub(in crate::verifier) fn build(
         .ok();
     match (keys, subject) {
         (Some(keys), Some(subject)) if findings.problems.is_empty() => Ok(Built {
-            verifier: Arc::new(Jwt { name: name.into(), keys, types, rules, subject }),
+            verifier: Arc::new(Jwt {
+                name: name.into(),
+                keys,
+                types,
+                rules,
+                subject,
+                cache: Cache::new(),
+                last_header: LastHeader::default(),
+            }),
             files: findings.files,
             warnings: findings.warnings,
         }),

@@ -32,11 +32,14 @@ pub(super) enum Audience {
 }
 
 /// The instants that a token names, in whole seconds.
+#[derive(Clone, Copy)]
 pub(super) struct Times {
     /// `iat`.
     pub(super) issued_at: Option<UnixSeconds>,
     /// `exp`; a fraction of a second is cut.
     pub(super) expires: Option<UnixSeconds>,
+    /// `nbf`; a fraction of a second is a whole one.
+    pub(super) not_before: Option<UnixSeconds>,
 }
 
 impl Rules {
@@ -55,18 +58,26 @@ impl Rules {
         if !sound {
             return Err(Reason::InvalidCredential);
         }
-        let issued_at = instant(claims, "iat")?;
-        let expires = instant(claims, "exp")?;
-        let not_before = instant(claims, "nbf")?;
+        let times = Times {
+            issued_at: instant(claims, "iat")?.map(|at| at.floor),
+            expires: instant(claims, "exp")?.map(|at| at.floor),
+            not_before: instant(claims, "nbf")?.map(|at| at.ceiling),
+        };
+        self.judge_times(&times, now)?;
+        Ok(times)
+    }
+
+    /// The part of [`Rules::judge`] that depends on `now`.
+    pub(super) fn judge_times(&self, times: &Times, now: UnixSeconds) -> Result<(), Reason> {
         let leeway = i64::from(self.leeway);
         // The same sum as `Identity::deadline`, so gate and live connection agree.
-        if expires.is_some_and(|at| at.floor.saturating_add(leeway) <= now) {
+        if times.expires.is_some_and(|at| at.saturating_add(leeway) <= now) {
             return Err(Reason::Expired);
         }
-        if not_before.is_some_and(|at| at.ceiling > now.saturating_add(leeway)) {
+        if times.not_before.is_some_and(|at| at > now.saturating_add(leeway)) {
             return Err(Reason::NotYetValid);
         }
-        Ok(Times { issued_at: issued_at.map(|at| at.floor), expires: expires.map(|at| at.floor) })
+        Ok(())
     }
 
     fn has_required(&self, claims: &Map<String, Value>) -> bool {

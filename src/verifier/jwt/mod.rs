@@ -4,9 +4,11 @@
 //! and only then the payload ([`claims`]). So a forged token is always invalid,
 //! never expired, and what an attacker writes is not even parsed beyond its
 //! header. The algorithm comes from the configuration and the key; the token
-//! merely has to agree.
+//! merely has to agree. What passed all of it is remembered for a while by its
+//! hash ([`cache`]).
 
 mod build;
+mod cache;
 mod claims;
 mod jwks;
 mod key;
@@ -19,6 +21,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 pub(super) use self::build::build;
+use self::cache::{Cache, Known, LastHeader, TokenHash};
 use self::claims::Rules;
 use self::key::Keys;
 use self::token::Token;
@@ -35,20 +38,43 @@ struct Jwt {
     types: token::Types,
     rules: Rules,
     subject: Expression,
+    /// What passed all of these.
+    cache: Cache,
+    last_header: LastHeader,
 }
 
 impl Jwt {
-    fn judge(&self, credential: &[u8], now: UnixSeconds) -> Result<Identity, Reason> {
+    fn judge(&self, credential: &[u8], now: UnixSeconds) -> Result<Arc<Identity>, Reason> {
+        let hash = TokenHash::of(credential);
+        if let Some(known) = hash.and_then(|hash| self.cache.find(&hash)) {
+            // The one thing about a token that changes.
+            return self.rules.judge_times(&known.times, now).map(|()| known.identity);
+        }
+        let known = self.judge_unknown(credential, now)?;
+        let identity = Arc::clone(&known.identity);
+        if let Some(hash) = hash {
+            self.cache.keep(hash, known);
+        }
+        Ok(identity)
+    }
+
+    fn judge_unknown(&self, credential: &[u8], now: UnixSeconds) -> Result<Known, Reason> {
         let token = Token::parse(credential)?;
-        let header = token.header(&self.types)?;
+        let header_text = token.header_text();
+        let last = self.last_header.find(header_text);
+        let is_new = last.is_none();
+        let header = last.map_or_else(|| token.header(&self.types), Ok)?;
         if !self.keys.verify(&header, token.signed, token.signature) {
             return Err(Reason::InvalidCredential);
         }
-        let claims = token.claims().ok_or(Reason::InvalidCredential)?;
+        if is_new {
+            self.last_header.keep(header_text, header);
+        }
+        let (claims, written) = token.claims().ok_or(Reason::InvalidCredential)?;
         let times = self.rules.judge(&claims, now)?;
         let (subject, claims) = self.subject(claims)?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
-        Identity::proven(Proof {
+        let identity = Identity::proven(Proof {
             subject,
             method: Method::Jwt,
             verifier: Arc::clone(&self.name),
@@ -58,8 +84,9 @@ impl Jwt {
             issued_at: times.issued_at,
             expires: times.expires,
             leeway: self.rules.leeway,
-            claims,
-        })
+            claims: written.into(),
+        })?;
+        Ok(Known { identity: Arc::new(identity), times })
     }
 
     /// The subject, and the claims back: the expression has them only on loan.
@@ -83,9 +110,9 @@ impl Verifier for Jwt {
         let Ok(token) = Token::parse(credential.value) else { return false };
         match &self.rules.issuer {
             None => true,
-            Some(issuer) => token
-                .claims()
-                .is_some_and(|claims| claims.get("iss").and_then(Value::as_str) == Some(&**issuer)),
+            Some(issuer) => token.claims().is_some_and(|(claims, _)| {
+                claims.get("iss").and_then(Value::as_str) == Some(&**issuer)
+            }),
         }
     }
 

@@ -34,6 +34,7 @@ pub(super) struct Token<'a> {
 }
 
 /// What the header says about the key.
+#[derive(Clone)]
 pub(super) struct Header {
     /// `alg`.
     pub(super) algorithm: SignatureAlgorithm,
@@ -65,14 +66,20 @@ impl<'a> Token<'a> {
         }
     }
 
+    /// The header as it was sent: which [`Token::header`] it gives depends on
+    /// nothing else.
+    pub(super) fn header_text(&self) -> &'a [u8] {
+        self.header
+    }
+
     /// Reads the header.
     pub(super) fn header(&self, types: &Types) -> Result<Header, Reason> {
-        let mut members = object(self.header).ok_or(Reason::MalformedCredential)?;
+        let (mut members, _) = object(self.header).ok_or(Reason::MalformedCredential)?;
         read_header(&mut members, types).ok_or(Reason::InvalidCredential)
     }
 
-    /// The payload, if it is a strict JSON object.
-    pub(super) fn claims(&self) -> Option<Map<String, Value>> {
+    /// The payload, if it is a strict JSON object; and as it is written.
+    pub(super) fn claims(&self) -> Option<(Map<String, Value>, String)> {
         object(self.payload)
     }
 }
@@ -107,9 +114,10 @@ fn short(typ: &str) -> &str {
 }
 
 /// base64url without padding and with zero trailing bits, of a JSON object.
-fn object(encoded: &[u8]) -> Option<Map<String, Value>> {
-    match json::parse(&URL_SAFE_NO_PAD.decode(encoded).ok()?) {
-        Ok(Value::Object(members)) => Some(members),
+fn object(encoded: &[u8]) -> Option<(Map<String, Value>, String)> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()?;
+    match json::parse(text.as_bytes()) {
+        Ok(Value::Object(members)) => Some((members, text)),
         Ok(_) | Err(_) => None,
     }
 }
@@ -190,7 +198,7 @@ mod tests {
     }
 
     fn plain(json: &[u8]) -> Option<Map<String, Value>> {
-        object(URL_SAFE_NO_PAD.encode(json).as_bytes())
+        object(URL_SAFE_NO_PAD.encode(json).as_bytes()).map(|(members, _)| members)
     }
 
     #[test]

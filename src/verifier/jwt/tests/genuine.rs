@@ -1,10 +1,12 @@
 //! Tokens that somebody real signed, and which key and verifier they find.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::super::super::{Chain, Credential, contract};
+use super::super::Reason;
 use super::sign::{Signer, b64};
 use super::{
     INVALID, NOW, SECRET, admits, claims, hs256, judge, key_set, public, refuses, secret, verifier,
@@ -262,4 +264,70 @@ async fn the_work_for_one_token_is_bounded() {
     admits(&built.verifier, "the 16th key", &signers[15].token("EdDSA", &claims())).await;
     let last = signers[16].token("EdDSA", &claims());
     refuses(&built.verifier, vec![("the 17th key", last, INVALID)]).await;
+}
+
+#[tokio::test]
+async fn a_token_that_comes_again_is_judged_by_the_clock_again() {
+    let claims = json!({"sub": "alice", "nbf": NOW, "exp": NOW as f64 + 60.5});
+    let token = secret().token("HS256", &claims);
+    let config = json!({"secret": SECRET, "algorithms": ["HS256"], "leeway": "30s"});
+    let verifier = verifier(config, Path::new("."));
+    let credential = Credential { value: token.as_bytes(), basic: false };
+    let at = async |now| {
+        verifier.verify(&credential, now).await.map(|_| ()).map_err(|error| error.reason())
+    };
+    for _ in 0..2 {
+        // A refusal is not remembered, and an admission does not outlive its time.
+        assert_eq!(at(NOW - 31).await, Err(Reason::NotYetValid));
+        assert_eq!(at(NOW + 90).await, Err(Reason::Expired));
+        assert_eq!(at(NOW - 30).await, Ok(()));
+        assert_eq!(at(NOW + 89).await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_comes_again_is_the_same_identity_and_a_forged_one_is_not() {
+    let verifier = hs256();
+    let token = secret().token("HS256", &claims());
+    let first = admits(&verifier, "the first time", &token).await;
+    let second = admits(&verifier, "the second time", &token).await;
+    assert!(Arc::ptr_eq(&first, &second));
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let other = secret().token("HS256", &json!({"sub": "bob", "exp": NOW + 60}));
+    let (other_signed, other_signature) = other.rsplit_once('.').unwrap();
+    for forged in [format!("{other_signed}.{signature}"), format!("{signed}.{other_signature}")] {
+        assert_eq!(judge(&verifier, forged.as_bytes()).await.err(), Some(INVALID));
+    }
+}
+
+#[tokio::test]
+async fn what_one_verifier_remembers_no_other_knows() {
+    let token = secret().token("HS256", &claims());
+    admits(&hs256(), "under its secret", &token).await;
+    let after_a_reload = json!({"secret": "x".repeat(64), "algorithms": ["HS256"]});
+    let after_a_reload = verifier(after_a_reload, Path::new("."));
+    assert_eq!(judge(&after_a_reload, token.as_bytes()).await.err(), Some(INVALID));
+    let stricter = json!({"secret": SECRET, "algorithms": ["HS256"], "issuer": "https://a"});
+    let stricter = verifier(stricter, Path::new("."));
+    assert_eq!(judge(&stricter, token.as_bytes()).await.err(), Some(INVALID));
+}
+
+#[tokio::test]
+async fn a_header_that_is_remembered_says_nothing_about_another() {
+    let verifier = hs256();
+    let raw = |header: &str, sub: &str| {
+        let claims = json!({"sub": sub, "exp": NOW + 60}).to_string();
+        secret().raw("HS256", header, claims.as_bytes())
+    };
+    let plain = r#"{"alg":"HS256"}"#;
+    admits(&verifier, "the first of its header", &raw(plain, "alice")).await;
+    admits(&verifier, "the second", &raw(plain, "bob")).await;
+    for header in
+        [r#"{"alg":"none"}"#, r#"{"alg":"HS384"}"#, r#"{"alg":"HS256","typ":"logout+jwt"}"#]
+    {
+        let refused = judge(&verifier, raw(header, "carol").as_bytes()).await.err();
+        assert_eq!(refused, Some(INVALID), "{header}");
+    }
+    admits(&verifier, "another header", &raw(r#"{"alg":"HS256","typ":"JWT"}"#, "dan")).await;
+    admits(&verifier, "the first header again", &raw(plain, "eve")).await;
 }

@@ -65,7 +65,10 @@ pub(super) fn key_set(keys: Value, rest: Value) -> Result<Built, Vec<String>> {
     built(jwt, dir.path())
 }
 
-pub(super) async fn judge(verifier: &Arc<dyn Verifier>, token: &[u8]) -> Result<Identity, Reason> {
+pub(super) async fn judge(
+    verifier: &Arc<dyn Verifier>,
+    token: &[u8],
+) -> Result<Arc<Identity>, Reason> {
     let credential = Credential { value: token, basic: false };
     verifier.verify(&credential, NOW).await.map_err(|error| error.reason())
 }
@@ -79,7 +82,7 @@ pub(super) async fn refuses(verifier: &Arc<dyn Verifier>, table: Vec<(&str, Stri
     }
 }
 
-pub(super) async fn admits(verifier: &Arc<dyn Verifier>, what: &str, token: &str) -> Identity {
+pub(super) async fn admits(verifier: &Arc<dyn Verifier>, what: &str, token: &str) -> Arc<Identity> {
     match judge(verifier, token.as_bytes()).await {
         Ok(identity) => identity,
         Err(reason) => panic!("{what}: {reason:?}"),
