@@ -7,7 +7,7 @@ use http::header::{
     CONNECTION, HOST, HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{HeaderName, Method, Version, request};
+use http::{HeaderName, Method, Uri, Version, request};
 
 use super::target::{Host, normalise_path};
 use crate::close::Reason;
@@ -70,6 +70,16 @@ impl Opening {
         let kind = Kind::read(&head.method, head.version, &head.headers)?;
         Ok(Opening { method: head.method, path, query, host, headers: head.headers, kind })
     }
+}
+
+/// Path and query of a head that is refused for something else, as they would
+/// have been matched; none if they cannot be read.
+pub fn readable_target(uri: &Uri) -> Option<String> {
+    let path = normalise_path(uri.path()).ok()?;
+    Some(match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    })
 }
 
 impl Kind {

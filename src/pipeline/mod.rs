@@ -37,7 +37,7 @@ pub use self::rejection::{Body, raw_refusal};
 pub use self::slots::{Counts, Slots};
 use self::upgrade::Upgrade;
 use crate::close::Reason;
-use crate::handshake::{Client, Host, Kind, MOST_TARGET, Opening};
+use crate::handshake::{Client, Host, Kind, MOST_TARGET, Opening, readable_target};
 use crate::policy::{self, IpKey};
 use crate::route::{Match, upstream_path};
 use crate::telemetry::Record;
@@ -57,10 +57,16 @@ pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>)
         Some(_) | None => fresh_request_id(),
     };
     let mut record = Record::open(&gate.telemetry, &request_id, Some(client.ip));
-    let method = head.method.clone();
+    let (method, uri) = (head.method.clone(), head.uri.clone());
+    let is_sound = fault.is_none();
     let opening = match fault.map_or_else(|| Opening::read(head), Err) {
         Ok(opening) => opening,
-        Err(reason) => return refuse(record, reason),
+        Err(reason) => {
+            if let Some(target) = readable_target(&uri).filter(|_| is_sound) {
+                record.request(&plans.redactor, method.as_str(), || target, None);
+            }
+            return refuse(record, reason);
+        }
     };
     let origin = opening.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
     record.request(&plans.redactor, method.as_str(), || full_path(&opening), origin);

@@ -215,6 +215,12 @@ fn trace_and_connect_are_405() {
     assert_eq!(Request::new("CONNECT", "gate.test:80").send(gate.address()).status, 405);
     upstream.saw_nothing();
     open.saw_nothing();
+    // The request can be read, so its line says what it was, without the token.
+    let target = format!("/ws/a?token={}", token("alice"));
+    assert_eq!(Request::new("TRACE", &target).status(gate.address()), 405);
+    let line = gate.line("of the refusal", |line| line["url"] == "/ws/a?token=REDACTED");
+    assert_eq!((&line["method"], &line["status"]), (&"TRACE".into(), &405.into()));
+    assert_eq!(line["outcome"], "refused");
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(super) enum Audience {
 pub(super) struct Times {
     /// `iat`.
     pub(super) issued_at: Option<UnixSeconds>,
-    /// `exp`; a fraction of a second is cut.
+    /// `exp`; a fraction of a second is a whole one: nobody is closed early.
     pub(super) expires: Option<UnixSeconds>,
     /// `nbf`; a fraction of a second is a whole one.
     pub(super) not_before: Option<UnixSeconds>,
@@ -60,7 +60,7 @@ impl Rules {
         }
         let times = Times {
             issued_at: instant(claims, "iat")?.map(|at| at.floor),
-            expires: instant(claims, "exp")?.map(|at| at.floor),
+            expires: instant(claims, "exp")?.map(|at| at.ceiling),
             not_before: instant(claims, "nbf")?.map(|at| at.ceiling),
         };
         self.judge_times(&times, now)?;
@@ -193,8 +193,8 @@ mod tests {
         for (exp, expected) in [
             (json!(NOW - 29), None),
             (json!(NOW - 30), Some(Reason::Expired)),
-            (json!(NOW as f64 - 29.5), Some(Reason::Expired)),
-            (json!(NOW as f64 - 28.5), None),
+            (json!(NOW as f64 - 30.5), Some(Reason::Expired)),
+            (json!(NOW as f64 - 29.5), None),
             (json!(0), Some(Reason::Expired)),
             (json!(u64::MAX), None),
             (json!(1e300), None),
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn gate_and_live_connection_agree_on_the_end() {
         let times = judged(&rules(), json!({"exp": NOW as f64 + 0.9, "iat": 12.7})).ok().unwrap();
-        assert_eq!((times.expires, times.issued_at), (Some(NOW), Some(12)));
+        assert_eq!((times.expires, times.issued_at), (Some(NOW + 1), Some(12)));
         let late = judged(&rules(), json!({"exp": 1e300})).ok().unwrap();
         assert_eq!(late.expires, Some(LAST));
     }
