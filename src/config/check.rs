@@ -277,10 +277,13 @@ fn codes(path: &str, codes: &CodesConfig, findings: &mut Findings) {
     for (name, code) in
         [("unauthorized", unauthorized), ("expired", expired), ("forbidden", forbidden)]
     {
-        if code.is_some_and(|code| !(3000..=4999).contains(&code)) {
+        if let Some(code) = code.filter(|code| !(3000..=4999).contains(code)) {
             findings.problem(
                 format!("{path}.{name}"),
-                "must be 3000 to 4999, the close codes of applications (RFC 6455 section 7.4.2)",
+                format!(
+                    "must be 3000 to 4999, the close codes of applications (RFC 6455 section \
+                     7.4.2), not {code}"
+                ),
             );
         }
     }

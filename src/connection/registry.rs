@@ -62,7 +62,7 @@ pub struct Entry {
     pub codes: CloseCodes,
     /// How to close it, and what it did last.
     pub control: Control,
-    /// [`Grounds`], which a reload judges it by again; none for plain HTTP.
+    /// [`Grounds`](super::Grounds), which a reload judges it by again; none for plain HTTP.
     pub grounds: Option<Box<str>>,
     ends: AtomicI64,
     opened_tick: u32,
@@ -97,7 +97,7 @@ pub struct Arrival<'a> {
     pub limits: &'a Arc<LiveLimits>,
     /// Its route, which counts its traffic.
     pub metrics: &'a Arc<RouteMetrics>,
-    /// [`Grounds`], which a reload judges it by again.
+    /// [`Grounds`](super::Grounds), which a reload judges it by again.
     pub grounds: Option<Box<str>>,
 }
 

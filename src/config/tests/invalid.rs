@@ -174,8 +174,8 @@ routes: [{ path: /, policy: m, upstream: 'ws://a' }]
 ", &[
         "policies.m.credentials[0].message: must be the last credential: it is read after all others",
         "policies.m.credentials[0].verifier: no verifier named \"ap\" (defined: app; did you mean \"app\"?)",
-        "policies.m.codes.unauthorized: must be 3000 to 4999, the close codes of applications (RFC 6455 section 7.4.2)",
-        "policies.m.codes.forbidden: must be 3000 to 4999, the close codes of applications (RFC 6455 section 7.4.2)",
+        "policies.m.codes.unauthorized: must be 3000 to 4999, the close codes of applications (RFC 6455 section 7.4.2), not 2999",
+        "policies.m.codes.forbidden: must be 3000 to 4999, the close codes of applications (RFC 6455 section 7.4.2), not 5000",
         "policies.public: \"public\" is built in; give this policy another name",
         "policies.empty: nobody could pass: give it credentials, `anonymous: true`, or use the policy \"deny\"",
         "policies.m.credentials[1].verifier: needs at least one verifier",
