@@ -25,7 +25,7 @@ use self::cache::{Cache, Known, LastHeader, TokenHash};
 use self::claims::Rules;
 use self::key::Keys;
 use self::token::Token;
-use super::{Credential, Verification, Verifier};
+use super::{Credential, Occasion, Verification, Verifier};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::expression::{Expression, Variables};
@@ -116,7 +116,12 @@ impl Verifier for Jwt {
         }
     }
 
-    fn verify<'a>(&'a self, credential: &'a Credential<'a>, now: UnixSeconds) -> Verification<'a> {
+    fn verify<'a>(
+        &'a self,
+        credential: &'a Credential<'a>,
+        _: &'a Occasion<'a>,
+        now: UnixSeconds,
+    ) -> Verification<'a> {
         let judged = self.judge(credential.value, now).map_err(Into::into);
         Box::pin(std::future::ready(judged))
     }
