@@ -13,6 +13,7 @@ mod config;
 mod contract;
 mod hash_key;
 mod jwt;
+mod lookup;
 mod occasion;
 mod timestamp;
 
