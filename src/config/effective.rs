@@ -9,6 +9,7 @@ use super::load::Loaded;
 use crate::credential::Sources;
 use crate::secret::{SecretConfig, without_userinfo};
 use crate::unit::OneOrMany;
+use crate::verifier::SessionConfig;
 
 impl Loaded {
     /// The configuration as YAML, defaults written out, secrets masked.
@@ -44,6 +45,7 @@ impl Loaded {
                 named.extend(jwt.jwks_file.as_deref());
             }
             named.extend(verifier.api_keys.as_ref().map(|keys| keys.file.as_path()));
+            named.extend(verifier.session.iter().flat_map(SessionConfig::files));
         }
         for route in &file.routes {
             if let Some(tls) = route.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {

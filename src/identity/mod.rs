@@ -44,6 +44,8 @@ pub enum Method {
     Jwt,
     /// `api_keys`.
     ApiKeys,
+    /// `session`.
+    Session,
 }
 
 impl Method {
@@ -53,6 +55,7 @@ impl Method {
             Method::Anonymous => "anonymous",
             Method::Jwt => "jwt",
             Method::ApiKeys => "api_keys",
+            Method::Session => "session",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::session::SessionConfig;
 use crate::secret::SecretConfig;
 use crate::unit::{OneOrMany, Span};
 
@@ -18,6 +19,9 @@ pub struct VerifierConfig {
     /// A file of hashed API keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_keys: Option<ApiKeysConfig>,
+    /// The sessions of an application, in a store or in a cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionConfig>,
 }
 
 /// `jwt`.

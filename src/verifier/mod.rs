@@ -15,6 +15,7 @@ mod hash_key;
 mod jwt;
 mod lookup;
 mod occasion;
+mod session;
 mod timestamp;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,10 @@ pub use self::chain::{Chain, Verdict};
 pub use self::config::{ApiKeysConfig, JwtConfig, SignatureAlgorithm, VerifierConfig};
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
 pub use self::occasion::Occasion;
+pub use self::session::{
+    CookieFormat, CookieFormatConfig, CookieSignatureConfig, DjangoValueConfig, SecretsConfig,
+    SessionConfig, SignatureFormat, StoreConfig, ValueConfig, ValueFormat,
+};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::Identity;
@@ -101,6 +106,12 @@ pub trait Verifier: Send + Sync {
     fn asks(&self) -> bool {
         false
     }
+
+    /// Whether the cookie that holds the credential is signed by a second one, named
+    /// `<name>.sig`. The credential is both values then, a line end between them.
+    fn wants_signature_cookie(&self) -> bool {
+        false
+    }
 }
 
 /// A verifier, ready to use.
@@ -120,17 +131,23 @@ pub struct Built {
 /// Everything that is wrong, at once; paths are relative to the verifier, such
 /// as `jwt.secret`. No message holds a secret.
 pub fn build(name: &str, config: &VerifierConfig, base: &Path) -> Result<Built, Vec<Problem>> {
-    let (kind, built) = match (&config.jwt, &config.api_keys) {
-        (Some(jwt), None) => ("jwt", jwt::build(name, jwt, base)),
-        (None, Some(api_keys)) => ("api_keys", api_key::build(name, api_keys, base)),
-        (None, None) => {
-            return Err(vec![Problem::new("", "a verifier needs a kind: jwt or api_keys")]);
-        }
-        (Some(_), Some(_)) => {
-            let message = "a verifier has exactly one kind, not both jwt and api_keys: make two \
-                           verifiers, and name both in the credential's `verifier` list";
+    const KINDS: &str = "jwt, api_keys or session";
+    let VerifierConfig { jwt, api_keys, session } = config;
+    let mut built: Vec<(&str, Result<Built, Vec<Problem>>)> = Vec::new();
+    built.extend(jwt.as_ref().map(|jwt| ("jwt", jwt::build(name, jwt, base))));
+    built.extend(api_keys.as_ref().map(|keys| ("api_keys", api_key::build(name, keys, base))));
+    built.extend(session.as_ref().map(|session| ("session", session::build(name, session, base))));
+    let several = built.len() > 1;
+    let (kind, built) = match built.pop() {
+        Some(one) if !several => one,
+        Some(_) => {
+            let message = format!(
+                "a verifier has exactly one kind of {KINDS}: make two verifiers, and name both in \
+                 the credential's `verifier` list"
+            );
             return Err(vec![Problem::new("", message)]);
         }
+        None => return Err(vec![Problem::new("", format!("a verifier needs a kind: {KINDS}"))]),
     };
     let under = |problems: Vec<Problem>| -> Vec<Problem> {
         problems.into_iter().map(|problem| problem.under(kind)).collect()
@@ -152,7 +169,7 @@ mod tests {
     #[test]
     fn a_verifier_has_exactly_one_kind() {
         let none = build("app", &config("{}"), Path::new(".")).err().unwrap();
-        assert_eq!(none[0].to_string(), "a verifier needs a kind: jwt or api_keys");
+        assert_eq!(none[0].to_string(), "a verifier needs a kind: jwt, api_keys or session");
         let both = r#"{"jwt": {}, "api_keys": {"file": "keys.yaml"}}"#;
         let both = build("app", &config(both), Path::new(".")).err().unwrap();
         assert!(both[0].message.contains("exactly one kind"), "{}", both[0]);

@@ -1,0 +1,1 @@
+//! Of what the file says, and of cookies; stores are asked in `tests/it`.
