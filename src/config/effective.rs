@@ -44,6 +44,13 @@ impl Loaded {
                 named.extend(jwt.jwks_file.as_deref());
             }
             named.extend(verifier.api_keys.as_ref().map(|keys| keys.file.as_path()));
+            if let Some(endpoint) = &verifier.introspection {
+                named.extend(endpoint.client_secret.file());
+                named.extend([endpoint.url.file(), endpoint.ca.as_deref()].into_iter().flatten());
+            }
+            if let Some(endpoint) = &verifier.forward_auth {
+                named.extend([endpoint.url.file(), endpoint.ca.as_deref()].into_iter().flatten());
+            }
         }
         for route in &file.routes {
             if let Some(tls) = route.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {

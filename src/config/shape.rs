@@ -90,10 +90,12 @@ fn cover(patch: &mut Patch, path: KeyPath, kind: &FaultKind) -> bool {
 }
 
 /// The words that the contract shows for "not there".
-const ABSENT: [(&str, &str); 9] = [
+const ABSENT: [(&str, &str); 11] = [
     ("server.tls", "none"),
     ("admin.token", "none"),
     ("verifiers.*.jwt.typ", "none"),
+    ("verifiers.*.introspection.ca", "system"),
+    ("verifiers.*.forward_auth.ca", "system"),
     ("policies.*.require", "none"),
     ("policies.*.reject_message", "none"),
     ("policies.*.accept_message", "none"),
@@ -194,7 +196,7 @@ const LATER: [(&str, &[&str]); 13] = [
     ("server", &["http2", "proxy_protocol"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
     ("identity", &["assertion"]),
-    ("verifiers.*", &["session", "introspection", "forward_auth", "ticket"]),
+    ("verifiers.*", &["session", "ticket"]),
     ("verifiers.*.jwt", &["jwks_url", "ca", "allow_http", "timeout", "refresh"]),
     ("policies.*.lifetime", &["recheck", "recheck_stale", "refresh"]),
     ("policies.*.credentials.[]", &["client_cert", "dial"]),
