@@ -12,6 +12,7 @@ mod config;
 mod contract;
 mod hash_key;
 mod jwt;
+mod kept;
 mod timestamp;
 
 use std::path::{Path, PathBuf};
@@ -21,10 +22,12 @@ use std::sync::Arc;
 pub use self::chain::{Chain, Verdict};
 pub use self::config::{ApiKeysConfig, JwtConfig, SignatureAlgorithm, VerifierConfig};
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
+pub use self::kept::Kept;
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::Identity;
 use crate::problem::Problem;
+use crate::telemetry::Telemetry;
 
 /// What a client presented. Has no `Debug`: it is a secret.
 #[derive(Clone, Copy)]
@@ -83,6 +86,17 @@ pub trait Verifier: Send + Sync {
 
     /// Proves who the credential belongs to at `now`.
     fn verify<'a>(&'a self, credential: &'a Credential<'a>, now: UnixSeconds) -> Verification<'a>;
+
+    /// Begins what the verifier does by itself, such as fetching keys: its
+    /// configuration is live now. Called in a runtime, and again at each reload
+    /// that keeps the verifier. Until then it makes no connection of its own accord.
+    fn start(&self, _telemetry: &Arc<Telemetry>) {}
+
+    /// Whether it cannot reach what it depends on, and so refuses or lives on what
+    /// it knows from before. Cheap.
+    fn is_degraded(&self) -> bool {
+        false
+    }
 }
 
 /// A verifier, ready to use.
