@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::load::Loaded;
 use crate::credential::Sources;
-use crate::secret::{MASK, SecretConfig};
+use crate::secret::{SecretConfig, without_userinfo};
 use crate::unit::OneOrMany;
 use crate::verifier::VerifierConfig;
 
@@ -65,14 +65,6 @@ fn mask_userinfo(value: &mut Value) {
         Value::Object(entries) => entries.values_mut().for_each(mask_userinfo),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-}
-
-/// `scheme://user:password@host` → `scheme://********@host`.
-fn without_userinfo(text: &str) -> Option<String> {
-    let (scheme, rest) = text.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let at = authority.rfind('@')?;
-    Some(format!("{scheme}://{MASK}{}", rest.get(at..)?))
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::secret::SecretConfig;
+use crate::fetch::default_timeout;
+use crate::secret::{SecretConfig, UrlConfig};
 use crate::unit::{OneOrMany, Span};
 
 /// One verifier: exactly one of the kinds.
@@ -46,7 +47,7 @@ pub struct JwtConfig {
     pub jwks_file: Option<PathBuf>,
     /// URL of a JSON Web Key Set, fetched again and again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub jwks_url: Option<String>,
+    pub jwks_url: Option<UrlConfig>,
     /// How far clocks may differ; at most 5m.
     #[serde(default = "leeway")]
     pub leeway: Span,
@@ -67,7 +68,7 @@ pub struct JwtConfig {
     #[serde(default)]
     pub allow_http: bool,
     /// How long one answer of the server of the keys may take.
-    #[serde(default = "timeout")]
+    #[serde(default = "default_timeout")]
     pub timeout: Span,
     /// How often keys are fetched again.
     #[serde(default = "refresh")]
@@ -157,11 +158,8 @@ impl JwtConfig {
         secrets
             .filter_map(SecretConfig::file)
             .chain(files.into_iter().filter_map(|file| file.as_deref()))
+            .chain(self.jwks_url.as_ref().and_then(UrlConfig::file))
     }
-}
-
-fn timeout() -> Span {
-    Span::secs(3)
 }
 
 fn refresh() -> Span {

@@ -1,11 +1,9 @@
-//! OpenID Connect Discovery 1.0: from an issuer to the URL of its keys. And which
-//! URLs keys may be fetched from. Reads; fetches nothing.
+//! OpenID Connect Discovery 1.0: from an issuer to the URL of its keys. Reads;
+//! fetches nothing.
 
-use std::net::IpAddr;
-
-use http::Uri;
 use serde_json::Value;
 
+use crate::fetch::{Url, UrlError};
 use crate::json;
 
 /// Where the document of an issuer stands, below its URL (§4).
@@ -13,19 +11,6 @@ const DOCUMENT: &str = "/.well-known/openid-configuration";
 
 /// The longest issuer that is repeated to the operator.
 const SHOWN: usize = 200;
-
-/// Why a URL is not asked for keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum UrlError {
-    #[error("must be a URL such as https://id.example.com/keys")]
-    NotAUrl,
-    #[error("must not have a user name or password")]
-    UserInfo,
-    #[error("must not have a fragment")]
-    Fragment,
-    #[error("is plain http, so anybody on the way could put in keys; use https, or set allow_http")]
-    PlainHttp,
-}
 
 /// Why a discovery document leads to no keys.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,33 +21,8 @@ pub(super) enum DiscoveryError {
     OtherIssuer(String),
     #[error("the discovery document has no jwks_uri")]
     NoKeys,
-    #[error("the jwks_uri of the discovery document {0}")]
-    Url(UrlError),
-}
-
-/// Whether keys may be fetched from `url`; plain http only on loopback, unless
-/// `allow_http`.
-pub(super) fn check_url(url: &str, allow_http: bool) -> Result<(), UrlError> {
-    if url.contains('#') {
-        return Err(UrlError::Fragment);
-    }
-    let uri: Uri = url.parse().map_err(|_| UrlError::NotAUrl)?;
-    let host = uri.host().filter(|host| !host.is_empty()).ok_or(UrlError::NotAUrl)?;
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err(UrlError::UserInfo);
-    }
-    match uri.scheme_str() {
-        Some("https") => Ok(()),
-        Some("http") if allow_http || is_loopback(host) => Ok(()),
-        Some("http") => Err(UrlError::PlainHttp),
-        Some(_) | None => Err(UrlError::NotAUrl),
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_matches(['[', ']']);
-    let address = bare.parse::<IpAddr>().map(|address| address.to_canonical().is_loopback());
-    address.unwrap_or_else(|_| bare.eq_ignore_ascii_case("localhost"))
+    #[error("the jwks_uri of the discovery document: {0}")]
+    Url(#[from] UrlError),
 }
 
 /// The URL of the discovery document of `issuer`: a slash at its end does not
@@ -71,12 +31,13 @@ pub(super) fn document_url(issuer: &str) -> String {
     format!("{}{DOCUMENT}", issuer.strip_suffix('/').unwrap_or(issuer))
 }
 
-/// The URL of the keys that the `document` of `issuer` names (§4.3).
+/// The URL of the keys that the `document` of `issuer` names (§4.3). Plain http is
+/// for an issuer that is asked so itself, unless `allow_http`.
 pub(super) fn keys_url(
     document: &[u8],
     issuer: &str,
     allow_http: bool,
-) -> Result<String, DiscoveryError> {
+) -> Result<Url, DiscoveryError> {
     let Ok(Value::Object(members)) = json::parse(document) else {
         return Err(DiscoveryError::NotADocument);
     };
@@ -84,14 +45,14 @@ pub(super) fn keys_url(
     if found != issuer {
         return Err(DiscoveryError::OtherIssuer(shown(found)));
     }
-    let url = members.get("jwks_uri").and_then(Value::as_str).ok_or(DiscoveryError::NoKeys)?;
-    check_url(url, allow_http).map_err(DiscoveryError::Url)?;
-    // Loopback is an exception for an issuer that is on loopback itself.
-    let plain = |url: &str| url.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("http:"));
-    if plain(url) && !plain(issuer) && !allow_http {
+    let written = members.get("jwks_uri").and_then(Value::as_str).ok_or(DiscoveryError::NoKeys)?;
+    let url = Url::read(written, allow_http)?;
+    // Loopback is ours, and nothing that an issuer elsewhere has a say about.
+    let by_https = issuer.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("https:"));
+    if by_https && !url.is_https() && !allow_http {
         return Err(DiscoveryError::Url(UrlError::PlainHttp));
     }
-    Ok(url.to_owned())
+    Ok(url)
 }
 
 /// The issuer that was found, for who has to write it down; nothing if it is not
@@ -103,45 +64,10 @@ fn shown(found: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn keys_come_from_https_or_from_loopback() {
-        for url in [
-            "https://id.example.com",
-            "https://id.example.com:8443/a?b=c",
-            "HTTPS://id.example.com/",
-            "http://127.0.0.1:9000/x",
-            "http://127.9.9.9",
-            "http://[::1]:9000",
-            "http://[::ffff:127.0.0.1]",
-            "http://localhost:3000",
-        ] {
-            assert_eq!(check_url(url, false), Ok(()), "{url}");
-        }
-        for url in [
-            "http://id.example.com",
-            "http://10.0.0.1",
-            "http://localhost.example.com",
-            "http://127.0.0.1.example.com",
-            "http://[::2]",
-        ] {
-            assert_eq!(check_url(url, false), Err(UrlError::PlainHttp), "{url}");
-            assert_eq!(check_url(url, true), Ok(()), "{url}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_url_is_refused() {
-        for url in ["", "id.example.com", "/keys", "ftp://a/b", "https://", "https:///x", "file:/k"]
-        {
-            assert_eq!(check_url(url, true), Err(UrlError::NotAUrl), "{url}");
-        }
-        assert_eq!(check_url("https://u:p@id.example.com", true), Err(UrlError::UserInfo));
-        assert_eq!(check_url("https://id.example.com/#x", true), Err(UrlError::Fragment));
-    }
 
     #[test]
     fn the_document_stands_below_the_issuer() {
@@ -156,7 +82,8 @@ mod tests {
     }
 
     fn found(document: &Value, issuer: &str) -> Result<String, DiscoveryError> {
-        keys_url(document.to_string().as_bytes(), issuer, false)
+        let url = keys_url(document.to_string().as_bytes(), issuer, false)?;
+        Ok(url.request(Method::GET).uri().to_string())
     }
 
     #[test]
@@ -184,7 +111,7 @@ mod tests {
         }
         for url in ["", "/keys", "file:///etc/passwd", "gopher://a/"] {
             let error = found(&with(json!(url)), "https://a");
-            assert_eq!(error, Err(DiscoveryError::Url(UrlError::NotAUrl)), "{url}");
+            assert_eq!(error, Err(DiscoveryError::Url(UrlError::Form)), "{url}");
         }
         for keys in [json!(null), json!(1), json!(["https://a"])] {
             assert_eq!(found(&with(keys), "https://a"), Err(DiscoveryError::NoKeys));
@@ -200,11 +127,8 @@ mod tests {
     #[test]
     fn what_is_no_document_is_refused() {
         for text in ["", "[]", "null", "<html>", r#"{"issuer":"a","issuer":"b"}"#, "{}x"] {
-            assert_eq!(
-                keys_url(text.as_bytes(), "a", true),
-                Err(DiscoveryError::NotADocument),
-                "{text}"
-            );
+            let error = keys_url(text.as_bytes(), "a", true).err();
+            assert_eq!(error, Some(DiscoveryError::NotADocument), "{text}");
         }
     }
 }

@@ -14,6 +14,7 @@ mod claims;
 mod discovery;
 mod jwks;
 mod key;
+mod publisher;
 mod remote;
 mod schedule;
 #[cfg(test)]

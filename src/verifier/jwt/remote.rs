@@ -19,6 +19,7 @@ use super::discovery::DiscoveryError;
 use super::jwks::{self, NotAKeySet};
 use super::key::Keys;
 use super::schedule::{Cause, KEPT, Miss, Schedule, Standing};
+use crate::fetch::FetchError;
 use crate::telemetry::{LogLevel, Telemetry};
 
 /// Where keys are published.
@@ -38,10 +39,15 @@ pub(super) type Asking<'a> = Pin<Box<dyn Future<Output = Result<String, KeysErro
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeysError {
     /// There was no answer to read.
-    #[error("{0}")]
-    Fetch(String),
+    #[error("{what}: {error}")]
+    Fetch {
+        /// What was asked for.
+        what: &'static str,
+        /// Why it did not come.
+        error: FetchError,
+    },
     /// Not the answer that was asked for.
-    #[error("{what} is answered with the status {status}")]
+    #[error("{what} is answered with the status {status}; only a 200 is read, no redirect followed")]
     Status {
         /// What was asked for.
         what: &'static str,
@@ -52,7 +58,7 @@ pub(super) enum KeysError {
     #[error("{0}")]
     Discovery(#[from] DiscoveryError),
     /// The text is not a key set.
-    #[error("the answer {0}")]
+    #[error("what should be the key set {0}")]
     NotAKeySet(#[from] NotAKeySet),
     /// No key of the set may verify tokens.
     #[error("the key set holds no key that can be used{0}")]
