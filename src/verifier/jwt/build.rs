@@ -59,13 +59,7 @@ pub(in crate::verifier) fn build(
         .ok();
     match (source, subject) {
         (Some(source), Some(subject)) if findings.problems.is_empty() => Ok(Built {
-            verifier: Arc::new(Jwt {
-                name: name.into(),
-                source,
-                types,
-                rules,
-                subject,
-            }),
+            verifier: Arc::new(Jwt { name: name.into(), source, types, rules, subject }),
             files: findings.files,
             warnings: findings.warnings,
         }),
@@ -73,12 +67,7 @@ pub(in crate::verifier) fn build(
     }
 }
 
-fn source(
-    name: &str,
-    config: &JwtConfig,
-    base: &Path,
-    findings: &mut Findings,
-) -> Option<Source> {
+fn source(name: &str, config: &JwtConfig, base: &Path, findings: &mut Findings) -> Option<Source> {
     let JwtConfig { secret, public_key, jwks_file, jwks_url, issuer, .. } = config;
     let keys = match (secret, public_key, jwks_file, jwks_url) {
         (Some(secrets), None, None, None) => secret_keys(config, &secrets.0, base, findings),
@@ -253,9 +242,7 @@ fn discovery(
 fn fetch(config: &JwtConfig, base: &Path, https: bool, findings: &mut Findings) -> Option<Fetch> {
     let JwtConfig { ca, allow_http, timeout, .. } = config;
     let settings = FetchSettings { ca: ca.clone(), allow_http: *allow_http, timeout: *timeout };
-    Fetch::build(&settings, base, https)
-        .map_err(|problems| findings.problems.extend(problems))
-        .ok()
+    Fetch::build(&settings, base, https).map_err(|problems| findings.problems.extend(problems)).ok()
 }
 
 /// It is a problem if an algorithm wants a secret where keys are public.
@@ -386,4 +373,17 @@ fn types(written: Option<&OneOrMany<String>>, findings: &mut Findings) -> Types 
         findings.problem("typ", format!("{foreign} is for another use and always refused"));
     }
     Types::OneOf(types.iter().map(|typ| typ.as_str().into()).collect())
+}
+
+/// A verifier by `config` whose keys come from `source`.
+#[cfg(test)]
+pub(super) fn for_tests(name: &str, config: &JwtConfig, source: Source) -> Jwt {
+    let mut findings = Findings::default();
+    Jwt {
+        name: name.into(),
+        source,
+        types: types(config.typ.as_ref(), &mut findings),
+        rules: rules(config, &mut findings),
+        subject: Expression::compile(&config.subject, &["claims"]).ok().unwrap(),
+    }
 }

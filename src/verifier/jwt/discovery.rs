@@ -106,7 +106,8 @@ mod tests {
         let with = |keys: Value| json!({"issuer": "https://a", "jwks_uri": keys});
         let plain = Err(DiscoveryError::Url(UrlError::PlainHttp));
         // Not even to loopback, which is ours and not the issuer's.
-        for url in ["http://a/keys", "http://127.0.0.1/keys", "http://localhost/", "HTTP://[::1]/"] {
+        for url in ["http://a/keys", "http://127.0.0.1/keys", "http://localhost/", "HTTP://[::1]/"]
+        {
             assert_eq!(found(&with(json!(url)), "https://a"), plain, "{url}");
         }
         for url in ["", "/keys", "file:///etc/passwd", "gopher://a/"] {

@@ -47,7 +47,9 @@ pub(super) enum KeysError {
         error: FetchError,
     },
     /// Not the answer that was asked for.
-    #[error("{what} is answered with the status {status}; only a 200 is read, no redirect followed")]
+    #[error(
+        "{what} is answered with the status {status}; only a 200 is read, no redirect followed"
+    )]
     Status {
         /// What was asked for.
         what: &'static str,
@@ -276,10 +278,8 @@ fn tell(
             (LogLevel::Warn, "keys cannot be fetched; this verifier refuses until they can")
         }
     };
-    let mut fields = vec![
-        ("verifier", Value::from(&*shared.name)),
-        ("url", Value::from(shared.place.url())),
-    ];
+    let mut fields =
+        vec![("verifier", Value::from(&*shared.name)), ("url", Value::from(shared.place.url()))];
     fields.extend(error.map(|error| ("error", Value::from(error.to_string()))));
     telemetry.log.event(level, message, &fields);
 }
