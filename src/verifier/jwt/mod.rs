@@ -31,7 +31,7 @@ use self::claims::Rules;
 use self::key::Keys;
 use self::remote::{Missed, Remote};
 use self::token::Token;
-use super::{Credential, Verification, Verifier, VerifyError};
+use super::{Credential, Occasion, Verification, Verifier, VerifyError};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::expression::{Expression, Variables};
@@ -200,7 +200,12 @@ impl Verifier for Jwt {
         }
     }
 
-    fn verify<'a>(&'a self, credential: &'a Credential<'a>, now: UnixSeconds) -> Verification<'a> {
+    fn verify<'a>(
+        &'a self,
+        credential: &'a Credential<'a>,
+        _: &'a Occasion<'a>,
+        now: UnixSeconds,
+    ) -> Verification<'a> {
         let judged = match (self.judge(credential.value, now), &self.source) {
             (Err(Stopped::KeyMissing), Source::Remote(remote)) => {
                 return Box::pin(self.judge_again(remote, credential.value, now));
@@ -210,6 +215,10 @@ impl Verifier for Jwt {
             (Ok(identity), _) => Ok(identity),
         };
         Box::pin(std::future::ready(judged))
+    }
+
+    fn asks(&self) -> bool {
+        matches!(self.source, Source::Remote(_))
     }
 
     fn start(&self, telemetry: &Arc<Telemetry>) {

@@ -8,7 +8,7 @@ use http::header::{ACCEPT, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::discovery::{document_url, keys_url};
-use super::remote::{Asking, KeysError, Place};
+use super::remote::{Asking, KeyPlace, KeysError};
 use super::schedule::Cause;
 use crate::fetch::{Fetch, Url, UrlError};
 
@@ -77,7 +77,7 @@ impl Publisher {
     }
 }
 
-impl Place for Publisher {
+impl KeyPlace for Publisher {
     fn ask(&self, cause: Cause) -> Asking<'_> {
         Box::pin(self.keys(cause))
     }

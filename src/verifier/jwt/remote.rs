@@ -23,7 +23,7 @@ use crate::fetch::FetchError;
 use crate::telemetry::{LogLevel, Telemetry};
 
 /// Where keys are published.
-pub(super) trait Place: Send + Sync {
+pub(super) trait KeyPlace: Send + Sync {
     /// Asks for the key set, and for where it is, unless that is known and the
     /// cause is an unknown key: this one costs a single request.
     fn ask(&self, cause: Cause) -> Asking<'_>;
@@ -32,7 +32,7 @@ pub(super) trait Place: Send + Sync {
     fn url(&self) -> &str;
 }
 
-/// What [`Place::ask`] gives: the text of a key set.
+/// What [`KeyPlace::ask`] gives: the text of a key set.
 pub(super) type Asking<'a> = Pin<Box<dyn Future<Output = Result<String, KeysError>> + Send + 'a>>;
 
 /// Why there are no new keys.
@@ -76,7 +76,7 @@ pub(super) struct Remote {
 
 struct Shared {
     name: Arc<str>,
-    place: Box<dyn Place>,
+    place: Box<dyn KeyPlace>,
     algorithms: Vec<SignatureAlgorithm>,
     schedule: Mutex<Schedule>,
     held: ArcSwapOption<Held>,
@@ -107,7 +107,7 @@ impl Remote {
     /// `refresh`. Nobody waits for longer than `timeout`.
     pub(super) fn new(
         name: Arc<str>,
-        place: Box<dyn Place>,
+        place: Box<dyn KeyPlace>,
         algorithms: Vec<SignatureAlgorithm>,
         refresh: Duration,
         timeout: Duration,
@@ -162,13 +162,13 @@ impl Remote {
         let miss = self.shared.schedule().miss(now());
         match miss {
             Miss::Unknown => return Ok(Missed::Unknown),
-            Miss::Unavailable => return Err(Unavailable),
+            Miss::Unavailable => return Err(Unavailable("its keys cannot be fetched")),
             Miss::Fetch => self.shared.wanted.notify_one(),
             Miss::Wait => {}
         }
         match tokio::time::timeout_at(deadline.into(), ended.changed()).await {
             Ok(Ok(())) => Ok(Missed::Fetched),
-            Ok(Err(_)) | Err(_) => Err(Unavailable),
+            Ok(Err(_)) | Err(_) => Err(Unavailable("its keys did not come in time")),
         }
     }
 }

@@ -9,15 +9,17 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::super::remote::{Asking, KeysError, Place, Remote};
+use super::super::remote::{Asking, KeyPlace, KeysError, Remote};
 use super::super::schedule::Cause;
 use super::super::{Jwt, Source, build};
 use super::sign::Signer;
 use super::{NOW, claims};
 use crate::close::Reason;
+use crate::credential::Place;
 use crate::fetch::FetchError;
 use crate::telemetry::{Log, LogConfig, Metrics, Telemetry};
-use crate::verifier::{Credential, JwtConfig, Verifier, VerifyError, contract};
+use crate::verifier::occasion::Asked;
+use crate::verifier::{Credential, JwtConfig, Unavailable, Verifier, VerifyError, contract};
 
 const REFRESH: Duration = Duration::from_secs(600);
 
@@ -50,7 +52,7 @@ impl Issuer {
 
 struct At(Arc<Issuer>);
 
-impl Place for At {
+impl KeyPlace for At {
     fn ask(&self, cause: Cause) -> Asking<'_> {
         self.0.asked.lock().unwrap().push(cause);
         let mut queue = self.0.does.lock().unwrap();
@@ -126,7 +128,9 @@ impl Gate {
 
     async fn judge(&self, token: &str) -> Result<String, VerifyError> {
         let credential = Credential { value: token.as_bytes(), basic: false };
-        let identity = self.verifier.verify(&credential, NOW).await?;
+        let asked = Asked::default();
+        let occasion = asked.with(Place::Message);
+        let identity = self.verifier.verify(&credential, &occasion, NOW).await?;
         Ok(identity.subject().to_owned())
     }
 
@@ -164,7 +168,7 @@ fn alice() -> Result<String, VerifyError> {
 }
 
 fn unavailable() -> Result<String, VerifyError> {
-    Err(crate::verifier::Unavailable.into())
+    Err(Unavailable("its keys cannot be fetched").into())
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,7 +225,8 @@ async fn an_issuer_that_hangs_holds_nobody_for_longer_than_the_timeout() {
     let key = Signer::p256();
     let gate = Gate::started([Does::Hangs]).await;
     let began = tokio::time::Instant::now();
-    assert_eq!(gate.judge(&signed(&key, "1", &claims())).await, unavailable());
+    let late = Err(Unavailable("its keys did not come in time").into());
+    assert_eq!(gate.judge(&signed(&key, "1", &claims())).await, late);
     assert_eq!(began.elapsed().as_secs(), 3);
     assert_eq!(gate.judge("a.b.c").await, Err(Reason::MalformedCredential.into()));
     assert_eq!(began.elapsed().as_secs(), 3);
