@@ -1,6 +1,6 @@
 //! `verifiers.*`: who a credential belongs to. Each has exactly one kind.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,10 +10,10 @@ use crate::secret::{SecretConfig, UrlConfig};
 use crate::unit::{OneOrMany, Span};
 
 /// One verifier: exactly one of the kinds.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifierConfig {
-    /// JSON Web Tokens (RFC 7519) under static keys.
+    /// JSON Web Tokens (RFC 7519), under keys at hand or keys that an issuer publishes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt: Option<JwtConfig>,
     /// A file of hashed API keys.
@@ -53,6 +53,20 @@ impl VerifierConfig {
         }
     }
 
+    /// Every file that is named; relative ones are relative to the configuration.
+    pub fn files(&self) -> Vec<&Path> {
+        let VerifierConfig { jwt, api_keys, introspection, forward_auth } = self;
+        let mut files: Vec<&Path> = jwt.iter().flat_map(JwtConfig::files).collect();
+        files.extend(api_keys.iter().map(|keys| keys.file.as_path()));
+        if let Some(IntrospectionConfig { url, client_secret, ca, .. }) = introspection {
+            files.extend([url.file(), client_secret.file(), ca.as_deref()].into_iter().flatten());
+        }
+        if let Some(ForwardAuthConfig { url, ca, .. }) = forward_auth {
+            files.extend([url.file(), ca.as_deref()].into_iter().flatten());
+        }
+        files
+    }
+
     /// Whether no kind is written at all.
     pub fn is_empty(&self) -> bool {
         let VerifierConfig { jwt, api_keys, introspection, forward_auth } = self;
@@ -61,13 +75,15 @@ impl VerifierConfig {
 }
 
 /// `jwt`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JwtConfig {
-    /// The issuer that `iss` must equal.
+    /// The issuer that `iss` must equal. Without a key source its keys are discovered:
+    /// the URL of an OpenID provider then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// The audiences of which `aud` must name one, or `any`.
+    /// The audiences of which `aud` must name one, or `any`; required with discovered
+    /// keys and `jwks_url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audience: Option<OneOrMany<String>>,
     /// The signature algorithms that are accepted; required with `secret` and `public_key`.
@@ -82,6 +98,9 @@ pub struct JwtConfig {
     /// File of a JSON Web Key Set (RFC 7517 §5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwks_file: Option<PathBuf>,
+    /// URL of a JSON Web Key Set, fetched again and again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwks_url: Option<UrlConfig>,
     /// How far clocks may differ; at most 5m.
     #[serde(default = "leeway")]
     pub leeway: Span,
@@ -94,6 +113,19 @@ pub struct JwtConfig {
     /// CEL over `claims`.
     #[serde(default = "subject")]
     pub subject: String,
+    /// PEM file of the authorities that may vouch for the server of the keys; the
+    /// system's if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Allows keys to be fetched over plain http from elsewhere than loopback.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// How long one answer of the server of the keys may take.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+    /// How often keys are fetched again.
+    #[serde(default = "refresh")]
+    pub refresh: Span,
 }
 
 /// JWS algorithms (RFC 7518 §3.1, RFC 8037).
@@ -156,7 +188,7 @@ impl SignatureAlgorithm {
 }
 
 /// `api_keys`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKeysConfig {
     /// YAML list of `{sha256, subject, claims, expires}`; see `sockgate hash-key`.
@@ -164,7 +196,7 @@ pub struct ApiKeysConfig {
 }
 
 /// `introspection`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IntrospectionConfig {
     /// The introspection endpoint.
@@ -194,7 +226,7 @@ pub struct IntrospectionConfig {
 }
 
 /// How a client proves itself to an authorization server (RFC 6749 §2.3.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuthentication {
     /// In `Authorization`.
@@ -205,7 +237,7 @@ pub enum ClientAuthentication {
 }
 
 /// `forward_auth`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForwardAuthConfig {
     /// The endpoint that judges a request by its headers.
@@ -228,6 +260,21 @@ pub struct ForwardAuthConfig {
 
 fn introspection_cache() -> Span {
     Span::secs(30)
+}
+
+impl JwtConfig {
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let secrets = self.secret.iter().flat_map(|secrets| &secrets.0);
+        let files = [&self.public_key, &self.jwks_file, &self.ca];
+        secrets
+            .filter_map(SecretConfig::file)
+            .chain(files.into_iter().filter_map(|file| file.as_deref()))
+            .chain(self.jwks_url.as_ref().and_then(UrlConfig::file))
+    }
+}
+
+fn refresh() -> Span {
+    Span::secs(600)
 }
 
 fn leeway() -> Span {

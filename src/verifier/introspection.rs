@@ -94,6 +94,10 @@ impl Verifier for Introspection {
     fn asks(&self) -> bool {
         true
     }
+
+    fn is_degraded(&self) -> bool {
+        self.lookups.are_failing()
+    }
 }
 
 impl Asker {

@@ -16,6 +16,7 @@ mod forward_auth;
 mod hash_key;
 mod introspection;
 mod jwt;
+mod kept;
 mod lookup;
 mod occasion;
 mod timestamp;
@@ -30,11 +31,13 @@ pub use self::config::{
     SignatureAlgorithm, VerifierConfig,
 };
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
+pub use self::kept::Kept;
 pub use self::occasion::Occasion;
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::Identity;
 use crate::problem::Problem;
+use crate::telemetry::Telemetry;
 
 /// What a client presented. Has no `Debug`: it is a secret.
 #[derive(Clone, Copy)]
@@ -105,6 +108,17 @@ pub trait Verifier: Send + Sync {
 
     /// Whether verifying asks somebody over a network.
     fn asks(&self) -> bool {
+        false
+    }
+
+    /// Begins what the verifier does by itself, such as fetching keys: its
+    /// configuration is live now. Called in a runtime, and again at each reload
+    /// that keeps the verifier. Until then it makes no connection of its own accord.
+    fn start(&self, _telemetry: &Arc<Telemetry>) {}
+
+    /// Whether it cannot reach what it depends on, and so refuses or lives on what
+    /// it knows from before. Cheap.
+    fn is_degraded(&self) -> bool {
         false
     }
 }

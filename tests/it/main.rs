@@ -15,6 +15,7 @@ mod limits;
 mod logs;
 mod messages;
 mod origins;
+mod recipes;
 mod refusals;
 mod relay;
 mod reload;

@@ -71,6 +71,10 @@ impl Verifier for ForwardAuth {
     fn asks(&self) -> bool {
         true
     }
+
+    fn is_degraded(&self) -> bool {
+        self.lookups.are_failing()
+    }
 }
 
 impl Asker {
