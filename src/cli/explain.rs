@@ -44,8 +44,6 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Ok(loaded) => loaded,
         Err(code) => return Ok(code),
     };
-    // Every verifier of this version works without a network: `--live` adds nothing yet.
-    let _ = arguments.live;
     let question = match question(&arguments) {
         Ok(question) => question,
         // Not 1: nothing was refused.
@@ -108,7 +106,8 @@ fn question(arguments: &Arguments) -> anyhow::Result<Question> {
         }
     }
     let head = request.into_parts().0;
-    Ok(Question { head, peer: arguments.peer, tls, message: arguments.message.clone() })
+    let Arguments { peer, live, .. } = *arguments;
+    Ok(Question { head, peer, tls, message: arguments.message.clone(), live })
 }
 
 /// What the credentials of `policy` are called, in order.

@@ -31,6 +31,8 @@ pub struct Question {
     pub tls: bool,
     /// The first message, where the policy wants one.
     pub message: Option<String>,
+    /// Whether verifiers may ask over a network.
+    pub live: bool,
 }
 
 /// What would happen.
@@ -79,7 +81,10 @@ async fn narrate(
     names: &dyn Fn(&str) -> Vec<String>,
 ) -> Result<(), String> {
     let plans = gate.plans.load_full();
-    let Question { head, peer, tls, message } = question;
+    let Question { head, peer, tls, message, live } = question;
+    if live {
+        plans.start(&gate.telemetry);
+    }
     let client = plans.proxies.client(Some(peer), tls, &head.headers);
     let request_id = match head.headers.get("x-request-id").and_then(sane_request_id) {
         Some(id) if client.trusted => id.into(),
@@ -154,12 +159,14 @@ async fn narrate(
         );
     }
     let readable = |reason: Reason| refusal(&exchange, is_upgrade, reason);
+    let unsaid = |stop: Stop| match stop {
+        Stop::Refused(reason) => readable(reason),
+        Stop::NotAsked => "unknown: say --live to have the verifier ask".to_owned(),
+    };
     let asked = if exchange.is_preflight() {
         (Arc::new(Identity::anonymous()), None)
     } else {
-        identify(narrator, &exchange, finding, message.as_deref(), is_upgrade)
-            .await
-            .map_err(readable)?
+        identify(narrator, &exchange, finding, message.as_deref(), live).await.map_err(unsaid)?
     };
     let (identity, message) = asked;
     let nothing = Rule::default();
@@ -198,18 +205,32 @@ fn tell_credentials(
     }
 }
 
+/// Why nobody was identified.
+enum Stop {
+    Refused(Reason),
+    /// That takes a network, which was not allowed.
+    NotAsked,
+}
+
+impl From<Reason> for Stop {
+    fn from(reason: Reason) -> Stop {
+        Stop::Refused(reason)
+    }
+}
+
 async fn identify(
     narrator: &mut Narrator,
     exchange: &Exchange,
     finding: Finding,
     message: Option<&str>,
-    is_upgrade: bool,
-) -> Result<(Arc<Identity>, Option<Value>), Reason> {
+    live: bool,
+) -> Result<(Arc<Identity>, Option<Value>), Stop> {
     let access = &exchange.plan.access;
+    let is_upgrade = matches!(exchange.opening.kind, Kind::Upgrade(_));
     let mut read = None;
     let (index, value, basic) = match finding {
         Finding::Present(presented) => (presented.index, presented.value, presented.basic),
-        Finding::Refused { reason, .. } => return Err(reason),
+        Finding::Refused { reason, .. } => return Err(reason.into()),
         Finding::Absent => match (access.sources.message().filter(|_| is_upgrade), message) {
             (Some(source), Some(message)) => {
                 let LoginMessage { token, parsed } = source.read(message.as_bytes(), true)?;
@@ -222,20 +243,32 @@ async fn identify(
             }
             (Some(_), None) => {
                 narrator.say("message", "the client would be upgraded and asked for its first message; give it with --message");
-                return Err(Reason::MissingCredential);
+                return Err(Reason::MissingCredential.into());
             }
-            (None, _) => return Err(Reason::MissingCredential),
+            (None, _) => return Err(Reason::MissingCredential.into()),
         },
     };
-    let Some(chain) = access.chains.get(index) else { return Err(Reason::InvalidCredential) };
-    let Some(occasion) = exchange.occasion(index) else { return Err(Reason::InvalidCredential) };
+    let Some(chain) = access.chains.get(index) else {
+        return Err(Reason::InvalidCredential.into());
+    };
+    let Some(occasion) = exchange.occasion(index) else {
+        return Err(Reason::InvalidCredential.into());
+    };
     let credential = Credential { value: value.expose(), basic };
+    if let Some(asks) = chain.decider(&credential).filter(|verifier| !live && verifier.asks()) {
+        let name = asks.name();
+        narrator.say("verifier", format_args!("{name}: asks over a network, so only with --live"));
+        return Err(Stop::NotAsked);
+    }
     let verdict = chain.verify(&credential, &occasion, clock::unix_now()).await;
     narrator
         .say("verifier", verdict.verifier.as_deref().unwrap_or("none recognises the credential"));
     let identity = verdict.result.map_err(|error| match error {
         VerifyError::Rejected(reason) => reason,
-        VerifyError::Unavailable(_) => Reason::VerifierUnavailable,
+        VerifyError::Unavailable(why) => {
+            narrator.say("verifier", why);
+            Reason::VerifierUnavailable
+        }
     })?;
     let expires =
         identity.expires().map_or("never".to_owned(), |at| clock::rfc3339(at.saturating_mul(1000)));
