@@ -153,7 +153,10 @@ async function token(resource) {
 
 const control = createServer(async (request, response) => {
   const { pathname, searchParams } = new URL(request.url, "http://control");
-  const reply = (status, body) => response.writeHead(status).end(JSON.stringify(body));
+  const reply = (status, body) => {
+    const text = JSON.stringify(body);
+    response.writeHead(status, { "content-length": Buffer.byteLength(text) }).end(text);
+  };
   try {
     switch (pathname) {
       case "/rotate":
@@ -182,4 +185,6 @@ const control = createServer(async (request, response) => {
 await new Promise((resolve) => control.listen(0, "127.0.0.1", resolve));
 console.log(JSON.stringify({ issuer, control: `http://127.0.0.1:${control.address().port}` }));
 
+// Who started it may not listen to the remarks of its pages.
+process.stdout.on("error", () => {});
 process.stdin.resume().on("end", () => process.exit(0));

@@ -14,6 +14,7 @@ mod jwt;
 mod limits;
 mod logs;
 mod messages;
+mod oidc;
 mod origins;
 mod recipes;
 mod refusals;

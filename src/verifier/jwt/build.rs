@@ -16,7 +16,7 @@ use super::{Jwt, KeySet, Source, jwks};
 use crate::expression::Expression;
 use crate::fetch::{Fetch, FetchSettings, Url};
 use crate::problem::Problem;
-use crate::secret::{SecretConfig, UrlConfig, without_userinfo};
+use crate::secret::{SecretConfig, UrlConfig};
 use crate::unit::OneOrMany;
 
 /// The largest leeway: more would keep tokens alive that are meant to be dead.
@@ -208,9 +208,8 @@ fn key_url(
     let text = written.resolve(base).map_err(|error| problem(&error, findings)).ok()?;
     let url =
         Url::read(&text, config.allow_http).map_err(|error| problem(&error, findings)).ok()?;
-    let shown = without_userinfo(&text).unwrap_or(text);
     let fetch = fetch(config, base, url.is_https(), findings)?;
-    Some(Publisher::at(url, &shown, fetch))
+    Some(Publisher::at(url, &format!("{written:?}"), fetch))
 }
 
 fn discovery(
