@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -103,6 +104,20 @@ impl SecretConfig {
     }
 }
 
+impl Hash for SecretConfig {
+    /// By what is written and, of a variable, by its value: so the same
+    /// configuration hashes alike, and another secret does not. What a file holds
+    /// is for the caller to add.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match self {
+            SecretConfig::Inline(secret) => secret.expose().hash(state),
+            SecretConfig::Env(name) => (name, std::env::var_os(name)).hash(state),
+            SecretConfig::File(path) => path.hash(state),
+        }
+    }
+}
+
 impl fmt::Debug for SecretConfig {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -183,7 +198,7 @@ impl JsonSchema for SecretConfig {
 
 /// A URL that may hold a password: written as a secret is, shown without what
 /// stands before its `@`.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Hash, Deserialize)]
 #[serde(transparent)]
 pub struct UrlConfig(pub SecretConfig);
 

@@ -46,6 +46,10 @@ pub enum Method {
     ApiKeys,
     /// `session`.
     Session,
+    /// `introspection`.
+    Introspection,
+    /// `forward_auth`.
+    ForwardAuth,
 }
 
 impl Method {
@@ -56,6 +60,8 @@ impl Method {
             Method::Jwt => "jwt",
             Method::ApiKeys => "api_keys",
             Method::Session => "session",
+            Method::Introspection => "introspection",
+            Method::ForwardAuth => "forward_auth",
         }
     }
 }

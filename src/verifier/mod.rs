@@ -11,8 +11,12 @@ mod chain;
 mod config;
 #[cfg(test)]
 mod contract;
+mod endpoint;
+mod forward_auth;
 mod hash_key;
+mod introspection;
 mod jwt;
+mod kept;
 mod lookup;
 mod occasion;
 mod session;
@@ -23,8 +27,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use self::chain::{Chain, Verdict};
-pub use self::config::{ApiKeysConfig, JwtConfig, SignatureAlgorithm, VerifierConfig};
+pub use self::config::{
+    ApiKeysConfig, ClientAuthentication, ForwardAuthConfig, IntrospectionConfig, JwtConfig,
+    SignatureAlgorithm, VerifierConfig,
+};
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
+pub use self::kept::Kept;
 pub use self::occasion::Occasion;
 pub use self::session::{
     CookieFormat, CookieFormatConfig, CookieSignatureConfig, DjangoValueConfig, SecretsConfig,
@@ -34,6 +42,7 @@ use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::Identity;
 use crate::problem::Problem;
+use crate::telemetry::Telemetry;
 
 /// What a client presented. Has no `Debug`: it is a secret.
 #[derive(Clone, Copy)]
@@ -112,6 +121,17 @@ pub trait Verifier: Send + Sync {
     fn wants_signature_cookie(&self) -> bool {
         false
     }
+
+    /// Begins what the verifier does by itself, such as fetching keys: its
+    /// configuration is live now. Called in a runtime, and again at each reload
+    /// that keeps the verifier. Until then it makes no connection of its own accord.
+    fn start(&self, _telemetry: &Arc<Telemetry>) {}
+
+    /// Whether it cannot reach what it depends on, and so refuses or lives on what
+    /// it knows from before. Cheap.
+    fn is_degraded(&self) -> bool {
+        false
+    }
 }
 
 /// A verifier, ready to use.
@@ -131,23 +151,27 @@ pub struct Built {
 /// Everything that is wrong, at once; paths are relative to the verifier, such
 /// as `jwt.secret`. No message holds a secret.
 pub fn build(name: &str, config: &VerifierConfig, base: &Path) -> Result<Built, Vec<Problem>> {
-    const KINDS: &str = "jwt, api_keys or session";
-    let VerifierConfig { jwt, api_keys, session } = config;
-    let mut built: Vec<(&str, Result<Built, Vec<Problem>>)> = Vec::new();
-    built.extend(jwt.as_ref().map(|jwt| ("jwt", jwt::build(name, jwt, base))));
-    built.extend(api_keys.as_ref().map(|keys| ("api_keys", api_key::build(name, keys, base))));
-    built.extend(session.as_ref().map(|session| ("session", session::build(name, session, base))));
-    let several = built.len() > 1;
-    let (kind, built) = match built.pop() {
-        Some(one) if !several => one,
-        Some(_) => {
-            let message = format!(
-                "a verifier has exactly one kind of {KINDS}: make two verifiers, and name both in \
-                 the credential's `verifier` list"
-            );
-            return Err(vec![Problem::new("", message)]);
+    let kind = config.kind().map_err(|message| vec![Problem::new("", message)])?;
+    let built = match config {
+        VerifierConfig { jwt: Some(jwt), .. } => jwt::build(name, jwt, base),
+        VerifierConfig { api_keys: Some(api_keys), .. } => api_key::build(name, api_keys, base),
+        VerifierConfig { session: Some(session), .. } => session::build(name, session, base),
+        VerifierConfig { introspection: Some(endpoint), .. } => {
+            introspection::build(name, endpoint, base)
         }
-        None => return Err(vec![Problem::new("", format!("a verifier needs a kind: {KINDS}"))]),
+        VerifierConfig { forward_auth: Some(endpoint), .. } => {
+            forward_auth::build(name, endpoint, base)
+        }
+        // A kind has been found, so one of them is there.
+        VerifierConfig {
+            jwt: None,
+            api_keys: None,
+            session: None,
+            introspection: None,
+            forward_auth: None,
+        } => {
+            return Err(Vec::new());
+        }
     };
     let under = |problems: Vec<Problem>| -> Vec<Problem> {
         problems.into_iter().map(|problem| problem.under(kind)).collect()
@@ -169,10 +193,10 @@ mod tests {
     #[test]
     fn a_verifier_has_exactly_one_kind() {
         let none = build("app", &config("{}"), Path::new(".")).err().unwrap();
-        assert_eq!(none[0].to_string(), "a verifier needs a kind: jwt, api_keys or session");
+        assert!(none[0].message.starts_with("needs exactly one kind: jwt, "), "{}", none[0]);
         let both = r#"{"jwt": {}, "api_keys": {"file": "keys.yaml"}}"#;
         let both = build("app", &config(both), Path::new(".")).err().unwrap();
-        assert!(both[0].message.contains("exactly one kind"), "{}", both[0]);
+        assert!(both[0].message.contains("but found jwt and api_keys"), "{}", both[0]);
     }
 
     #[test]

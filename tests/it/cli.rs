@@ -207,8 +207,6 @@ fn keys_of_later_issues_are_unknown_and_refused_by_name() {
     let sound = whole("ws://127.0.0.1:3000");
     let cases = [
         ("jwt: { secret", "session: { secret", "session"),
-        ("jwt: { secret", "introspection: { secret", "introspection"),
-        ("jwt: { secret", "forward_auth: { secret", "forward_auth"),
         ("jwt: { secret", "ticket: { secret", "ticket"),
         ("policy: members,", "policy: members, ticket: x,", "ticket"),
         ("policy: members,", "policy: members, backchannel_logout: x,", "backchannel_logout"),

@@ -13,7 +13,7 @@ use crate::secret::{MASK, SecretConfig};
 use crate::unit::{OneOrMany, Span};
 
 /// `session`: a record in a session store, or a cookie that holds the session.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SessionConfig {
     /// Where sessions are: `redis://…`, `rediss://…`, `unix:/path` (Redis), `sqlite:FILE`,
@@ -66,7 +66,7 @@ impl SessionConfig {
 
 /// `store`: a URL that may hold a password, the file of a database, or `cookie`.
 /// Shown by its scheme alone, but for a file.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Hash, Deserialize)]
 #[serde(transparent)]
 pub struct StoreConfig(pub SecretConfig);
 
@@ -116,7 +116,7 @@ impl JsonSchema for StoreConfig {
 }
 
 /// `value`: how a stored value reads.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize)]
 #[serde(untagged)]
 pub enum ValueConfig {
     /// By its name: `json`, `string`, `hash`.
@@ -142,7 +142,7 @@ pub enum ValueFormat {
 }
 
 /// `{django: {secrets}}`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DjangoValueConfig {
     /// Session data as Django signs it; with SQL, the column `session_data`.
@@ -150,7 +150,7 @@ pub struct DjangoValueConfig {
 }
 
 /// `{secrets}`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SecretsConfig {
     /// One secret, or a list for rotation.
@@ -208,7 +208,7 @@ impl JsonSchema for ValueConfig {
 }
 
 /// `cookie_signature`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CookieSignatureConfig {
     /// How the id is signed.
@@ -226,7 +226,7 @@ pub enum SignatureFormat {
 }
 
 /// `cookie_format`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CookieFormatConfig {
     /// Whose cookie it is.

@@ -5,6 +5,8 @@
 mod client;
 mod frame;
 mod gate;
+mod provider;
+mod recipe;
 mod token;
 mod upstream;
 
@@ -15,6 +17,8 @@ pub(crate) use self::client::{
 };
 pub(crate) use self::frame::{Frame, Opcode};
 pub(crate) use self::gate::{Gate, Outcome, free_admin, members, policy, run, run_with_input};
+pub(crate) use self::provider::{Peer, Provider};
+pub(crate) use self::recipe::{Recipe, recipes};
 pub(crate) use self::token::{
     SECRET, Token, assert_no_canary, canary, percent_encode_all, token, unix_now,
 };

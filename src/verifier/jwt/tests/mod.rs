@@ -5,6 +5,7 @@ mod configured;
 mod forged;
 mod genuine;
 mod malformed;
+mod published;
 pub(super) mod sign;
 
 use std::path::Path;
