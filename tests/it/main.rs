@@ -20,6 +20,7 @@ mod recipes;
 mod refusals;
 mod relay;
 mod reload;
+mod sessions;
 mod strict_http;
 mod support;
 mod tls;
