@@ -30,6 +30,10 @@ const FLASK_AGE: Span = Span::secs(31 * 86_400);
 /// How old a cookie of Django may be: `SESSION_COOKIE_AGE`.
 const DJANGO_AGE: Span = Span::secs(14 * 86_400);
 
+/// What a look-up has beyond its timeout: the store's own comes first, and so it
+/// knows that its connection is no good.
+const GRACE: Duration = Duration::from_millis(250);
+
 /// What is gathered on the way.
 struct Findings<'a> {
     base: &'a Path,
@@ -232,8 +236,9 @@ impl Findings<'_> {
                 }
             },
         };
-        let lookups = Lookups::new(timeout, Duration::ZERO);
-        Some(Source::Stored(Stored { signature, key: key?, store, lookups }))
+        let lookups = Lookups::new(timeout + GRACE, Duration::ZERO);
+        let degraded = Arc::default();
+        Some(Source::Stored(Stored { signature, key: key?, store, lookups, degraded }))
     }
 
     fn redis(

@@ -17,6 +17,7 @@ mod store;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -58,6 +59,8 @@ struct Stored {
     key: Expression,
     store: Arc<dyn Store>,
     lookups: Lookups,
+    /// Whether the store could not answer the last time that it was asked.
+    degraded: Arc<AtomicBool>,
 }
 
 /// A session that the cookie itself holds.
@@ -123,8 +126,12 @@ impl Session {
         let rules = Arc::clone(&self.rules);
         let store = Arc::clone(&stored.store);
         let place = Key::of(&[key.as_bytes()]);
+        let degraded = Arc::clone(&stored.degraded);
         let look_up = || async move {
-            match store.fetch(&key, now).await? {
+            let mut outcome = Outcome { degraded, answered: false };
+            let fetched = store.fetch(&key, now).await;
+            outcome.answered = !matches!(fetched, Err(VerifyError::Unavailable(_)));
+            match fetched? {
                 None => Err(Reason::InvalidCredential.into()),
                 Some(record) => {
                     let found = Found { value: record.value, ends: record.ends, id: Some(key) };
@@ -133,6 +140,18 @@ impl Session {
             }
         };
         stored.lookups.find(place, now, look_up).await
+    }
+}
+
+/// Notes down whether a store has answered, also of a look-up that is cut short.
+struct Outcome {
+    degraded: Arc<AtomicBool>,
+    answered: bool,
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        self.degraded.store(!self.answered, Ordering::Relaxed);
     }
 }
 
@@ -241,6 +260,13 @@ impl Verifier for Session {
 
     fn asks(&self) -> bool {
         matches!(self.source, Source::Stored(_))
+    }
+
+    fn is_degraded(&self) -> bool {
+        match &self.source {
+            Source::Stored(stored) => stored.degraded.load(Ordering::Relaxed),
+            Source::Cookie(_) => false,
+        }
     }
 
     fn wants_signature_cookie(&self) -> bool {

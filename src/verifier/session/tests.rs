@@ -79,6 +79,7 @@ fn stored(
         key: Expression::compile(key, &["credential"]).unwrap(),
         store: Arc::new(Known(records.collect())),
         lookups: Lookups::new(Duration::from_secs(3), Duration::ZERO),
+        degraded: Arc::default(),
     };
     let subject = Expression::compile("value.user", &["value"]).unwrap();
     let rules = Arc::new(Rules { verifier: "sessions".into(), subject, ends });

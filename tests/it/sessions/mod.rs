@@ -149,6 +149,8 @@ fn suite(bench: &mut dyn Bench) {
     let mut live = Request::upgrade("/ws/own/brief").cookie(&brief).open(gate.address());
     live.echoes("hello");
 
+    let degraded = || gate.ask("/readyz").json()["degraded"].clone();
+    assert_eq!(degraded(), serde_json::json!([]));
     bench.stop();
     for _ in 0..2 {
         let began = Instant::now();
@@ -159,7 +161,9 @@ fn suite(bench: &mut dyn Bench) {
     assert_eq!(live.closed().says(), (4002, "Session expired"));
     bench.restart();
     bench.put(&good, Some("alice"), later, 0);
+    assert_eq!(degraded(), serde_json::json!(["own"]));
     eventually("sessions are found again", || admits(&gate, "own", &good));
+    assert_eq!(degraded(), serde_json::json!([]));
 }
 
 /// Servers that are none: whoever asks them is told in time, and nobody else waits.
