@@ -90,9 +90,11 @@ fn cover(patch: &mut Patch, path: KeyPath, kind: &FaultKind) -> bool {
 }
 
 /// The words that the contract shows for "not there".
-const ABSENT: [(&str, &str); 9] = [
+const ABSENT: [(&str, &str); 11] = [
     ("server.tls", "none"),
     ("admin.token", "none"),
+    ("identity.assertion", "none"),
+    ("routes.[].identity.assertion", "none"),
     ("verifiers.*.jwt.typ", "none"),
     ("policies.*.require", "none"),
     ("policies.*.reject_message", "none"),
@@ -189,11 +191,10 @@ const PROCESS_LIMITS: [&str; 4] =
     ["connections", "unauthenticated", "header_timeout", "header_bytes"];
 
 /// Keys of the product that this version refuses by name.
-const LATER: [(&str, &[&str]); 13] = [
+const LATER: [(&str, &[&str]); 11] = [
     ("", &["revocation"]),
     ("server", &["http2", "proxy_protocol"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
-    ("identity", &["assertion"]),
     ("verifiers.*", &["session", "introspection", "forward_auth", "ticket"]),
     ("verifiers.*.jwt", &["jwks_url", "ca", "allow_http", "timeout", "refresh"]),
     ("policies.*.lifetime", &["recheck", "recheck_stale", "refresh"]),
@@ -201,7 +202,6 @@ const LATER: [(&str, &[&str]); 13] = [
     ("policies.*.credentials.[].message", &["dial"]),
     ("policies.*", &["dial"]),
     ("routes.[]", &["ticket", "backchannel_logout", "dial"]),
-    ("routes.[].identity", &["assertion"]),
     ("routes.[].upstream", &["frames", "proxy_protocol", "preamble", "dial"]),
 ];
 

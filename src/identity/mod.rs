@@ -3,15 +3,18 @@
 //! An [`Identity`] is what a verifier proved about a credential. This room does
 //! not prove anything and does not decide what the identity may do.
 
+mod assertion;
 mod config;
 mod headers;
+mod signing_key;
 mod spoof;
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-pub use self::config::IdentityConfig;
+pub use self::assertion::{Assertion, jwks};
+pub use self::config::{AssertionConfig, IdentityConfig};
 pub use self::headers::IdentityHeaders;
 pub use self::spoof::Spoofed;
 use crate::clock::UnixSeconds;

@@ -11,7 +11,7 @@ use crate::connection::LiveLimits;
 use crate::credential::Sources;
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
-use crate::identity::{IdentityHeaders, Spoofed};
+use crate::identity::{Assertion, IdentityHeaders, Spoofed};
 use crate::policy::{LimitsConfig, Origins, RateLimiter, Reject, Rule};
 use crate::relay::frame::{Opcode, encode_frame};
 use crate::route::Router;
@@ -25,6 +25,8 @@ pub struct Plans {
     pub router: Router<Arc<Plan>>,
     /// The headers that no client may set.
     pub spoofed: Spoofed,
+    /// The public keys of all assertions, as a JSON Web Key Set.
+    pub jwks: String,
     /// Which peers are believed about the client.
     pub proxies: TrustedProxies,
     /// Cuts credentials out of what is logged.
@@ -47,6 +49,8 @@ pub struct Plan {
     pub upstream: Option<Arc<Upstream>>,
     /// What the upstream is told.
     pub identity: IdentityHeaders,
+    /// The same in one signed token, where there is one.
+    pub assertion: Option<Arc<Assertion>>,
     /// With message authentication: what may be accepted before the upstream is asked.
     pub subprotocols: Vec<String>,
     /// The limits of this route.

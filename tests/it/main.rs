@@ -5,6 +5,7 @@
 
 mod admin;
 mod api_keys;
+mod assertion;
 mod cli;
 mod credentials;
 mod drain;

@@ -39,7 +39,6 @@ routes: [{ name: x }]
         "zzz: unknown key (known: server, admin, log, limits, identity, verifiers, policies, routes)"]),
     ("keys of later versions", "
 server: { listen: ':80', http2: true, proxy_protocol: false, tls: { cert: a, key: b, client_ca: c } }
-identity: { assertion: none }
 revocation: none
 verifiers:
   app: { jwt: { jwks_url: 'https://x', timeout: 3s } }
@@ -56,7 +55,6 @@ routes:
   - { path: /v, policy: m, upstream: { url: 'tcp://a:1', frames: binary } }
   - { path: /w, policy: m, upstream: 'unix:/run/x' }
 ", &[
-        "identity.assertion: unknown key \"assertion\"; this version does not have it yet",
         "policies.m.credentials[0].client_cert: unknown key \"client_cert\"; this version does not have it yet",
         "policies.m.credentials[1].message.format: unknown value \"mqtt\"; this version does not have it yet",
         "policies.m.lifetime.recheck: unknown key \"recheck\"; this version does not have it yet",
