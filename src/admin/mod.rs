@@ -116,7 +116,10 @@ impl Admin {
             (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             (false, true) => (StatusCode::OK, "ready"),
         };
-        json_answer(status, &json!({ "status": word, "degraded": [] }))
+        // Not a reason to be unready: that would take every replica out at once.
+        let plans = self.gate.plans.load();
+        let degraded: Vec<&str> = plans.degraded().collect();
+        json_answer(status, &json!({ "status": word, "degraded": degraded }))
     }
 
     /// Without a token, looking is for the loopback; with one, for its holder.

@@ -102,7 +102,9 @@ impl App {
         let output = options.log.unwrap_or_else(|| Box::new(io::stdout()));
         let log = Log::to(&loaded.file.log, output).map_err(|error| telemetry_error(&error))?;
         let telemetry = Telemetry::new(metrics, log).map_err(|error| telemetry_error(&error))?;
-        let gate = Arc::new(Gate::new(built.plans, Arc::new(telemetry)));
+        let telemetry = Arc::new(telemetry);
+        built.plans.start(&telemetry);
+        let gate = Arc::new(Gate::new(built.plans, telemetry));
         let admin = Arc::new(Admin::new(Arc::clone(&gate), token));
         let log = &gate.telemetry.log;
         for warning in loaded.warnings.iter().chain(&built.warnings) {

@@ -194,6 +194,11 @@ impl Identity {
         serde_json::from_str(&self.claims).unwrap_or_default()
     }
 
+    /// The same as they are kept: a JSON object.
+    pub fn claims_text(&self) -> &str {
+        &self.claims
+    }
+
     /// Whether `other` is the same identity: verifier, issuer and subject.
     pub fn is_same(&self, other: &Identity) -> bool {
         self.verifier == other.verifier

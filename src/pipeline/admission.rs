@@ -72,7 +72,10 @@ pub(super) async fn verify(
     };
     let started = Instant::now();
     let credential = Credential { value: presented.value.expose(), basic: presented.basic };
-    let judged = chain.verify(&credential, clock::unix_now()).await;
+    let judged = match exchange.occasion(presented.index) {
+        Some(occasion) => chain.verify(&credential, &occasion, clock::unix_now()).await,
+        None => return Err(Reason::InvalidCredential),
+    };
     if let Some(verifier) = &judged.verifier {
         record.verifier(verifier);
         exchange.gate.telemetry.metrics.auth_duration(verifier, started.elapsed().as_secs_f64());

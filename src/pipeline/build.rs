@@ -22,7 +22,7 @@ use crate::route::{RoutePattern, Router};
 use crate::telemetry::{Metrics, Redactor, RouteMetrics};
 use crate::unit::OneOrMany;
 use crate::upstream::{Endpoint, HttpClient};
-use crate::verifier::{self, Chain, Verifier};
+use crate::verifier::{Chain, Kept};
 
 /// What building gives besides the plans.
 pub struct Built {
@@ -43,7 +43,8 @@ pub struct Unusable {
 }
 
 /// Builds the plans of a loaded file: reads keys, compiles expressions. Rates
-/// that `before` has counted are kept, and connections to unchanged upstreams.
+/// that `before` has counted are kept, and so are verifiers of which nothing has
+/// changed, and connections to unchanged upstreams.
 ///
 /// # Errors
 /// All problems at once, by key path.
@@ -80,6 +81,7 @@ pub fn build(
     let plans = Plans {
         jwks,
         router: Router::new(routes),
+        verifiers,
         spoofed: Spoofed::new(configured),
         proxies,
         redactor: Arc::new(redactor),
@@ -125,7 +127,7 @@ struct Builder<'a> {
     files: Vec<PathBuf>,
 }
 
-type Verifiers = BTreeMap<String, Arc<dyn Verifier>>;
+type Verifiers = BTreeMap<String, Arc<Kept>>;
 type Policies = BTreeMap<String, Arc<Access>>;
 
 impl Builder<'_> {
@@ -148,11 +150,12 @@ impl Builder<'_> {
         let mut verifiers = Verifiers::new();
         for (name, config) in &self.file.verifiers {
             let prefix = key_path("verifiers", name);
-            if let Some(built) = self.take(&prefix, verifier::build(name, config, self.base)) {
-                self.warnings
-                    .extend(built.warnings.into_iter().map(|warning| warning.under(&prefix)));
-                self.files.extend(built.files);
-                verifiers.insert(name.clone(), built.verifier);
+            let before = self.before.and_then(|plans| plans.verifiers.get(name));
+            if let Some(kept) = self.take(&prefix, Kept::or_new(before, name, config, self.base)) {
+                let warnings = kept.built.warnings.iter().cloned();
+                self.warnings.extend(warnings.map(|warning| warning.under(&prefix)));
+                self.files.extend(kept.built.files.iter().cloned());
+                verifiers.insert(name.clone(), kept);
             }
         }
         verifiers
@@ -207,7 +210,7 @@ impl Builder<'_> {
         let chains = (0..config.credentials.len())
             .map(|index| {
                 let named = sources.verifiers(index).iter().filter_map(|name| verifiers.get(name));
-                Chain::new(named.cloned().collect())
+                Chain::new(named.map(|kept| Arc::clone(&kept.built.verifier)).collect())
             })
             .collect();
         Some(Access {

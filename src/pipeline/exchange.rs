@@ -22,6 +22,7 @@ use crate::handshake::{Client, Host, Kind, Opening};
 use crate::identity::Identity;
 use crate::policy::OwnOrigin;
 use crate::upstream::strip_hop_by_hop;
+use crate::verifier::Occasion;
 
 /// A request whose route is known.
 pub(super) struct Exchange {
@@ -97,6 +98,21 @@ impl Exchange {
             offer.subprotocols = sources.cut_subprotocols(&offered);
         }
         self.plans.spoofed.strip(&mut opening.headers);
+    }
+
+    /// What verifiers are told about the request, whose credential is that of the
+    /// entry `index`.
+    pub(super) fn occasion(&self, index: usize) -> Option<Occasion<'_>> {
+        Some(Occasion {
+            place: self.plan.access.sources.place(index)?,
+            method: &self.opening.method,
+            https: self.client.https,
+            host: &self.host,
+            path: &self.opening.path,
+            query: self.opening.query.as_deref(),
+            ip: self.client.ip,
+            headers: &self.opening.headers,
+        })
     }
 
     /// The variables that `expressions` use, of this request and of `identity`.

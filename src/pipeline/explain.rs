@@ -228,8 +228,9 @@ async fn identify(
         },
     };
     let Some(chain) = access.chains.get(index) else { return Err(Reason::InvalidCredential) };
-    let verdict =
-        chain.verify(&Credential { value: value.expose(), basic }, clock::unix_now()).await;
+    let Some(occasion) = exchange.occasion(index) else { return Err(Reason::InvalidCredential) };
+    let credential = Credential { value: value.expose(), basic };
+    let verdict = chain.verify(&credential, &occasion, clock::unix_now()).await;
     narrator
         .say("verifier", verdict.verifier.as_deref().unwrap_or("none recognises the credential"));
     let identity = verdict.result.map_err(|error| match error {

@@ -12,7 +12,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 
 use super::config::ApiKeysConfig;
-use super::{Built, Credential, Verification, Verifier, VerifyError, timestamp};
+use super::{Built, Credential, Occasion, Verification, Verifier, VerifyError, timestamp};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::{Identity, Method, Proof};
@@ -95,7 +95,12 @@ impl Verifier for ApiKeys {
         user_and_key(credential).is_some_and(|(_, key)| self.holders.contains_key(&Digest::of(key)))
     }
 
-    fn verify<'a>(&'a self, credential: &'a Credential<'a>, now: UnixSeconds) -> Verification<'a> {
+    fn verify<'a>(
+        &'a self,
+        credential: &'a Credential<'a>,
+        _: &'a Occasion<'a>,
+        now: UnixSeconds,
+    ) -> Verification<'a> {
         Box::pin(std::future::ready(self.judge(credential, now)))
     }
 }

@@ -1,18 +1,19 @@
 //! `verifiers.*`: who a credential belongs to. Each has exactly one kind.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::secret::SecretConfig;
+use crate::fetch::default_timeout;
+use crate::secret::{SecretConfig, UrlConfig};
 use crate::unit::{OneOrMany, Span};
 
 /// One verifier: exactly one of the kinds.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifierConfig {
-    /// JSON Web Tokens (RFC 7519) under static keys.
+    /// JSON Web Tokens (RFC 7519), under keys at hand or keys that an issuer publishes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt: Option<JwtConfig>,
     /// A file of hashed API keys.
@@ -21,13 +22,15 @@ pub struct VerifierConfig {
 }
 
 /// `jwt`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JwtConfig {
-    /// The issuer that `iss` must equal.
+    /// The issuer that `iss` must equal. Without a key source its keys are discovered:
+    /// the URL of an OpenID provider then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// The audiences of which `aud` must name one, or `any`.
+    /// The audiences of which `aud` must name one, or `any`; required with discovered
+    /// keys and `jwks_url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audience: Option<OneOrMany<String>>,
     /// The signature algorithms that are accepted; required with `secret` and `public_key`.
@@ -42,6 +45,9 @@ pub struct JwtConfig {
     /// File of a JSON Web Key Set (RFC 7517 §5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwks_file: Option<PathBuf>,
+    /// URL of a JSON Web Key Set, fetched again and again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwks_url: Option<UrlConfig>,
     /// How far clocks may differ; at most 5m.
     #[serde(default = "leeway")]
     pub leeway: Span,
@@ -54,6 +60,19 @@ pub struct JwtConfig {
     /// CEL over `claims`.
     #[serde(default = "subject")]
     pub subject: String,
+    /// PEM file of the authorities that may vouch for the server of the keys; the
+    /// system's if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Allows keys to be fetched over plain http from elsewhere than loopback.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// How long one answer of the server of the keys may take.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+    /// How often keys are fetched again.
+    #[serde(default = "refresh")]
+    pub refresh: Span,
 }
 
 /// JWS algorithms (RFC 7518 §3.1, RFC 8037).
@@ -116,11 +135,35 @@ impl SignatureAlgorithm {
 }
 
 /// `api_keys`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKeysConfig {
     /// YAML list of `{sha256, subject, claims, expires}`; see `sockgate hash-key`.
     pub file: PathBuf,
+}
+
+impl VerifierConfig {
+    /// Every file that is named; relative ones are relative to the configuration.
+    pub fn files(&self) -> Vec<&Path> {
+        let VerifierConfig { jwt, api_keys } = self;
+        let jwt = jwt.iter().flat_map(JwtConfig::files);
+        jwt.chain(api_keys.iter().map(|keys| keys.file.as_path())).collect()
+    }
+}
+
+impl JwtConfig {
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let secrets = self.secret.iter().flat_map(|secrets| &secrets.0);
+        let files = [&self.public_key, &self.jwks_file, &self.ca];
+        secrets
+            .filter_map(SecretConfig::file)
+            .chain(files.into_iter().filter_map(|file| file.as_deref()))
+            .chain(self.jwks_url.as_ref().and_then(UrlConfig::file))
+    }
+}
+
+fn refresh() -> Span {
+    Span::secs(600)
 }
 
 fn leeway() -> Span {

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
+use super::occasion::Asked;
 use super::{Chain, Credential, Verifier, VerifyError};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
+use crate::credential::Place;
 use crate::identity::Identity;
 
 /// Stands in every secret of a sample; must show nowhere.
@@ -25,7 +27,9 @@ pub(super) struct Sample {
 
 impl Sample {
     async fn ask(&self, value: &[u8]) -> Result<Arc<Identity>, VerifyError> {
-        self.verifier.verify(&Credential { value, basic: false }, self.now).await
+        let asked = Asked::default();
+        let occasion = asked.with(Place::Message);
+        self.verifier.verify(&Credential { value, basic: false }, &occasion, self.now).await
     }
 
     async fn refusal(&self, value: &[u8]) -> Reason {
@@ -105,7 +109,10 @@ async fn refuses_every_variant_of_the_valid(sample: &Sample) {
 async fn names_itself_in_a_chain(sample: &Sample) {
     let chain = Chain::new(vec![Arc::clone(&sample.verifier)]);
     for value in [&sample.valid, &sample.wrong] {
-        let verdict = chain.verify(&Credential { value, basic: false }, sample.now).await;
+        let asked = Asked::default();
+        let occasion = asked.with(Place::Message);
+        let credential = Credential { value, basic: false };
+        let verdict = chain.verify(&credential, &occasion, sample.now).await;
         assert_eq!(verdict.verifier.as_ref(), Some(sample.verifier.name()));
     }
 }

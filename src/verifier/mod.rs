@@ -1,8 +1,9 @@
 //! Who a credential belongs to: a verifier turns what the client presented into
 //! an [`Identity`], or says why it cannot.
 //!
-//! A verifier knows neither where the credential stood (that is `credential`)
-//! nor what the identity may do (that is `policy`). Every kind passes the cases
+//! Where a credential stood makes no difference to what it proves (that is
+//! `credential`); a verifier that asks others merely passes it on. Nor does a
+//! verifier know what the identity may do (that is `policy`). Every kind passes the cases
 //! of `contract.rs`.
 
 mod api_key;
@@ -12,6 +13,9 @@ mod config;
 mod contract;
 mod hash_key;
 mod jwt;
+mod kept;
+mod lookup;
+mod occasion;
 mod timestamp;
 
 use std::path::{Path, PathBuf};
@@ -21,10 +25,13 @@ use std::sync::Arc;
 pub use self::chain::{Chain, Verdict};
 pub use self::config::{ApiKeysConfig, JwtConfig, SignatureAlgorithm, VerifierConfig};
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
+pub use self::kept::Kept;
+pub use self::occasion::Occasion;
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::Identity;
 use crate::problem::Problem;
+use crate::telemetry::Telemetry;
 
 /// What a client presented. Has no `Debug`: it is a secret.
 #[derive(Clone, Copy)]
@@ -48,15 +55,18 @@ pub enum VerifyError {
 
 /// The verifier cannot answer now; that says nothing about the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the verifier cannot answer")]
-pub struct Unavailable;
+#[error("the verifier cannot answer: {0}")]
+pub struct Unavailable(
+    /// What went wrong, for the operator; nothing of the request or its answer.
+    pub &'static str,
+);
 
 impl VerifyError {
     /// The reason of the refusal that follows.
     pub fn reason(self) -> Reason {
         match self {
             VerifyError::Rejected(reason) => reason,
-            VerifyError::Unavailable(Unavailable) => Reason::VerifierUnavailable,
+            VerifyError::Unavailable(Unavailable(_)) => Reason::VerifierUnavailable,
         }
     }
 }
@@ -81,8 +91,30 @@ pub trait Verifier: Send + Sync {
     /// bounded and without I/O; proves nothing.
     fn recognises(&self, credential: &Credential<'_>) -> bool;
 
-    /// Proves who the credential belongs to at `now`.
-    fn verify<'a>(&'a self, credential: &'a Credential<'a>, now: UnixSeconds) -> Verification<'a>;
+    /// Proves who the credential belongs to at `now`. A verifier that needs a
+    /// network is bounded in time.
+    fn verify<'a>(
+        &'a self,
+        credential: &'a Credential<'a>,
+        occasion: &'a Occasion<'a>,
+        now: UnixSeconds,
+    ) -> Verification<'a>;
+
+    /// Whether verifying asks somebody over a network.
+    fn asks(&self) -> bool {
+        false
+    }
+
+    /// Begins what the verifier does by itself, such as fetching keys: its
+    /// configuration is live now. Called in a runtime, and again at each reload
+    /// that keeps the verifier. Until then it makes no connection of its own accord.
+    fn start(&self, _telemetry: &Arc<Telemetry>) {}
+
+    /// Whether it cannot reach what it depends on, and so refuses or lives on what
+    /// it knows from before. Cheap.
+    fn is_degraded(&self) -> bool {
+        false
+    }
 }
 
 /// A verifier, ready to use.
@@ -142,10 +174,10 @@ mod tests {
 
     #[test]
     fn unavailable_is_never_a_rejection() {
-        assert_eq!(VerifyError::from(Unavailable).reason(), Reason::VerifierUnavailable);
+        assert_eq!(VerifyError::from(Unavailable("down")).reason(), Reason::VerifierUnavailable);
         assert_eq!(VerifyError::from(Reason::Expired).reason(), Reason::Expired);
         assert_ne!(
-            VerifyError::from(Unavailable),
+            VerifyError::from(Unavailable("down")),
             VerifyError::Rejected(Reason::VerifierUnavailable)
         );
     }

@@ -67,8 +67,6 @@ routes:
         "server.http2: unknown key \"http2\"; this version does not have it yet",
         "server.proxy_protocol: unknown key \"proxy_protocol\"; this version does not have it yet",
         "server.tls.client_ca: unknown key \"client_ca\"; this version does not have it yet",
-        "verifiers.app.jwt.jwks_url: unknown key \"jwks_url\"; this version does not have it yet",
-        "verifiers.app.jwt.timeout: unknown key \"timeout\"; this version does not have it yet",
         "verifiers.s.session: unknown key \"session\"; this version does not have it yet",
         "routes[2].upstream: raw upstreams (tcp:) are unknown; this version does not have them yet",
         "routes[3].upstream: raw upstreams (unix:) are unknown; this version does not have them yet",

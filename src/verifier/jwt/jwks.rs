@@ -55,12 +55,18 @@ pub(super) struct Usable {
     pub(super) remarks: Vec<String>,
 }
 
+/// How many keys of a set are looked at.
+const MOST: usize = 128;
+
 /// Reads a key set. With `algorithms` empty every algorithm of a key's kind is
 /// taken, else only those; a key's own `alg` narrows that further.
 pub(super) fn read(text: &str, algorithms: &[SignatureAlgorithm]) -> Result<Usable, NotAKeySet> {
     let set: KeySet = serde_json::from_str(text).map_err(|_| NotAKeySet)?;
     let mut usable = Usable { keys: Vec::new(), remarks: Vec::new() };
-    for (index, written) in set.keys.into_iter().enumerate() {
+    if set.keys.len() > MOST {
+        usable.remarks.push(format!("only the first {MOST} keys are looked at"));
+    }
+    for (index, written) in set.keys.into_iter().take(MOST).enumerate() {
         let jwk = match serde_json::from_value::<Jwk>(written) {
             Ok(jwk) => jwk,
             Err(_) => {
@@ -216,6 +222,14 @@ mod tests {
         let (count, remarks) = usable(json!([private]), &[]);
         assert_eq!(count, 1);
         assert_eq!(remarks, ["keys[0] holds a private key, which has no business here"]);
+    }
+
+    #[test]
+    fn a_set_without_end_has_one() {
+        let key = Signer::p256().jwk();
+        let (count, remarks) = usable(json!(vec![key; MOST + 50]), &[]);
+        assert_eq!(count, MOST);
+        assert_eq!(remarks, ["only the first 128 keys are looked at"]);
     }
 
     #[test]
