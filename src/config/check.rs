@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::address::Listen;
 use super::file::{FileConfig, PolicyConfig};
-use super::routes;
+use super::{routes, tickets};
 use crate::policy::{CodesConfig, Reject, RouteLimitsConfig};
 use crate::problem::{Problem, suggestion};
 use crate::unit::{Size, Span};
@@ -59,6 +59,7 @@ pub(super) fn check(file: &FileConfig, base: &Path) -> Findings {
         one_policy(&path, policy, file, &mut findings);
     }
     routes::check(file, &mut findings);
+    tickets::unissued(file, &mut findings);
     unused(file, &mut findings);
     findings
 }
@@ -209,18 +210,18 @@ fn behind_a_proxy(path: &str, per_ip: [bool; 2], findings: &mut Findings) {
 }
 
 fn one_verifier(path: &str, verifier: &VerifierConfig, findings: &mut Findings) {
-    let VerifierConfig { jwt, api_keys } = verifier;
-    let kinds = [("jwt", jwt.is_some()), ("api_keys", api_keys.is_some())];
     // YAML folds the lines below a value into it when a key is missing.
     let spaced = |text: &String| text.contains(|c: char| c.is_whitespace() || c.is_control());
-    if jwt.as_ref().and_then(|jwt| jwt.issuer.as_ref()).is_some_and(spaced) {
+    if verifier.jwt.as_ref().and_then(|jwt| jwt.issuer.as_ref()).is_some_and(spaced) {
         findings.problem(format!("{path}.jwt.issuer"), "an issuer has no spaces or line ends");
     }
-    let written: Vec<&str> =
-        kinds.iter().filter(|(_, written)| *written).map(|(kind, _)| *kind).collect();
+    let written: Vec<&str> = verifier.kinds().collect();
     match written[..] {
         [_] => {}
-        [] => findings.lack(path, "needs exactly one kind: jwt or api_keys"),
+        [] => {
+            let kinds = VerifierConfig::KINDS.join(", ");
+            findings.lack(path, format!("needs exactly one kind of: {kinds}"));
+        }
         _ => {
             let message = format!("has exactly one kind, but found {}", written.join(" and "));
             findings.problem(path, message);

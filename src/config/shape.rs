@@ -97,6 +97,7 @@ const ABSENT: &[(&str, &str)] = &[
     ("routes.[].identity.assertion", "none"),
     ("verifiers.*.jwt.typ", "none"),
     ("verifiers.*.jwt.ca", "system"),
+    ("verifiers.*.ticket.ca", "system"),
     ("policies.*.require", "none"),
     ("policies.*.reject_message", "none"),
     ("policies.*.accept_message", "none"),
@@ -196,12 +197,12 @@ const LATER: &[(&str, &[&str])] = &[
     ("", &["revocation"]),
     ("server", &["http2", "proxy_protocol"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
-    ("verifiers.*", &["session", "introspection", "forward_auth", "ticket"]),
+    ("verifiers.*", &["session", "introspection", "forward_auth"]),
     ("policies.*.lifetime", &["recheck", "recheck_stale", "refresh"]),
     ("policies.*.credentials.[]", &["client_cert", "dial"]),
     ("policies.*.credentials.[].message", &["dial"]),
     ("policies.*", &["dial"]),
-    ("routes.[]", &["ticket", "backchannel_logout", "dial"]),
+    ("routes.[]", &["backchannel_logout", "dial"]),
     ("routes.[].upstream", &["frames", "proxy_protocol", "preamble", "dial"]),
 ];
 

@@ -65,7 +65,8 @@ pub fn build(
     verifiers.keys().for_each(|name| metrics.expect_verifier(name));
     let policies = builder.policies(&verifiers);
     let assertion = builder.assertion("identity", &loaded.file.identity);
-    let routes = builder.routes(&policies, assertion.as_ref(), metrics);
+    let parts = Parts { verifiers: &verifiers, policies: &policies, assertion: assertion.as_ref() };
+    let routes = builder.routes(&parts, metrics);
     let Builder { problems, warnings, files, .. } = builder;
     if !problems.is_empty() {
         return Err(Unusable { problems, warnings });
@@ -125,6 +126,13 @@ struct Builder<'a> {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     files: Vec<PathBuf>,
+}
+
+/// What routes are made of besides their own keys.
+struct Parts<'a> {
+    verifiers: &'a Verifiers,
+    policies: &'a Policies,
+    assertion: Option<&'a Arc<Assertion>>,
 }
 
 type Verifiers = BTreeMap<String, Arc<Kept>>;
@@ -244,18 +252,13 @@ impl Builder<'_> {
         self.take(prefix, Assertion::compile(config, self.base)).flatten().map(Arc::new)
     }
 
-    fn routes(
-        &mut self,
-        policies: &Policies,
-        assertion: Option<&Arc<Assertion>>,
-        metrics: &Metrics,
-    ) -> Vec<(RoutePattern, Arc<Plan>)> {
+    fn routes(&mut self, parts: &Parts<'_>, metrics: &Metrics) -> Vec<(RoutePattern, Arc<Plan>)> {
         let mut routes = Vec::new();
         for (index, config) in self.file.routes.iter().enumerate() {
             let prefix = format!("routes[{index}]");
             let pattern =
                 self.take(&prefix, RoutePattern::parse(config.host.as_deref(), &config.path.0));
-            let plan = self.route(&prefix, config, policies, assertion, metrics);
+            let plan = self.route(&prefix, config, parts, metrics);
             if let (Some(pattern), Some(plan)) = (pattern, plan) {
                 routes.push((pattern, Arc::new(plan)));
             }
@@ -287,15 +290,14 @@ impl Builder<'_> {
         &mut self,
         prefix: &str,
         config: &RouteConfig,
-        policies: &Policies,
-        assertion: Option<&Arc<Assertion>>,
+        parts: &Parts<'_>,
         metrics: &Metrics,
     ) -> Option<Plan> {
         let limits = self.file.limits.with(&config.limits);
         let identity = config.identity.as_ref();
         let assertion = match identity {
             Some(own) => self.assertion(&format!("{prefix}.identity"), own),
-            None => assertion.cloned(),
+            None => parts.assertion.cloned(),
         };
         let identity_prefix =
             if identity.is_some() { format!("{prefix}.identity") } else { "identity".to_owned() };
@@ -314,7 +316,8 @@ impl Builder<'_> {
             }
         };
         // Names that do not resolve have been reported by `config` already.
-        let access = policies.get(&config.policy)?;
+        let access = parts.policies.get(&config.policy)?;
+        let issuer = config.ticket.as_ref().and_then(|name| parts.verifiers.get(name));
         let lifetime = self
             .file
             .policies
@@ -333,6 +336,7 @@ impl Builder<'_> {
             terms: terms(access, self.file.policies.get(&config.policy), &live),
             access: Arc::clone(access),
             upstream,
+            tickets: issuer.map(|kept| Arc::clone(&kept.built.verifier)),
             identity: identity?,
             assertion,
             subprotocols: config.subprotocols.clone(),

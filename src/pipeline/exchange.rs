@@ -58,6 +58,13 @@ impl Exchange {
         self.plan.access.sources.find(&offered, self.plan.limits.credential_bytes.0 as usize)
     }
 
+    /// Looks for a credential in cookies and other headers alone.
+    pub(super) fn find_in_headers(&self) -> Finding {
+        let headers = &self.opening.headers;
+        let offered = Offered { headers, query: None, subprotocols: &[] };
+        self.plan.access.sources.find(&offered, self.plan.limits.credential_bytes.0 as usize)
+    }
+
     /// The entries of `Sec-WebSocket-Protocol`; none for plain HTTP.
     pub(super) fn offered_subprotocols(&self) -> Vec<&str> {
         match &self.opening.kind {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::ORIGIN;
-use http::{HeaderMap, request};
+use http::{HeaderMap, Method, request};
 use serde_json::Value;
 
 use super::exchange::{Exchange, sane_request_id};
@@ -109,7 +109,7 @@ async fn narrate(
     let is_upgrade = matches!(opening.kind, Kind::Upgrade(_));
     let carries =
         plan.upstream.as_ref().is_some_and(|upstream| upstream.endpoint.carries_upgrades());
-    if plan.access.deny || (is_upgrade && !carries) {
+    if plan.access.deny || (is_upgrade && !carries && plan.tickets.is_none()) {
         return Err(http_only(Reason::Forbidden));
     }
     let mut exchange = Exchange {
@@ -140,7 +140,15 @@ async fn narrate(
     if !allowed {
         return Err(http_only(Reason::OriginDenied));
     }
-    let finding = exchange.find();
+    let issues = plan.tickets.is_some();
+    if issues && (is_upgrade || exchange.opening.method != Method::POST) {
+        if exchange.opening.method == Method::OPTIONS {
+            narrator.say("verdict", "admit: sockgate itself answers OPTIONS here");
+            return Ok(());
+        }
+        return Err(http_only(Reason::MethodNotAllowed));
+    }
+    let finding = if issues { exchange.find_in_headers() } else { exchange.find() };
     exchange.clean();
     if exchange.is_preflight() {
         narrator.say("preflight", "passes without credential and without identity");
@@ -157,9 +165,14 @@ async fn narrate(
     let asked = if exchange.is_preflight() {
         (Arc::new(Identity::anonymous()), None)
     } else {
-        identify(narrator, &exchange, finding, message.as_deref(), is_upgrade)
-            .await
-            .map_err(readable)?
+        identify(narrator, &exchange, finding, message.as_deref(), is_upgrade).await.map_err(
+            |halt| match halt {
+                Halt::Refused(reason) => readable(reason),
+                Halt::Unknown => "unknown: whose ticket it is shows when it is redeemed, and a \
+                                  dry run redeems none"
+                    .to_owned(),
+            },
+        )?
     };
     let (identity, message) = asked;
     let nothing = Rule::default();
@@ -170,6 +183,14 @@ async fn narrate(
         decide(rule, Arc::clone(&identity), &variables, clock::unix_now())
     {
         return Err(readable(denial.reason));
+    }
+    if let Some(issuer) = &plan.tickets {
+        if identity.is_anonymous() {
+            return Err(http_only(Reason::MissingCredential));
+        }
+        narrator
+            .say("verdict", format_args!("admit: a ticket of {} (none is issued)", issuer.name()));
+        return Ok(());
     }
     let headers = exchange.upstream_headers(&identity).map_err(readable)?;
     narrator.say("verdict", "admit");
@@ -198,18 +219,31 @@ fn tell_credentials(
     }
 }
 
+/// Why nobody is identified.
+enum Halt {
+    Refused(Reason),
+    /// To know it would use the credential up.
+    Unknown,
+}
+
+impl From<Reason> for Halt {
+    fn from(reason: Reason) -> Halt {
+        Halt::Refused(reason)
+    }
+}
+
 async fn identify(
     narrator: &mut Narrator,
     exchange: &Exchange,
     finding: Finding,
     message: Option<&str>,
     is_upgrade: bool,
-) -> Result<(Arc<Identity>, Option<Value>), Reason> {
+) -> Result<(Arc<Identity>, Option<Value>), Halt> {
     let access = &exchange.plan.access;
     let mut read = None;
     let (index, value, basic) = match finding {
         Finding::Present(presented) => (presented.index, presented.value, presented.basic),
-        Finding::Refused { reason, .. } => return Err(reason),
+        Finding::Refused { reason, .. } => return Err(reason.into()),
         Finding::Absent => match (access.sources.message().filter(|_| is_upgrade), message) {
             (Some(source), Some(message)) => {
                 let LoginMessage { token, parsed } = source.read(message.as_bytes(), true)?;
@@ -222,14 +256,24 @@ async fn identify(
             }
             (Some(_), None) => {
                 narrator.say("message", "the client would be upgraded and asked for its first message; give it with --message");
-                return Err(Reason::MissingCredential);
+                return Err(Reason::MissingCredential.into());
             }
-            (None, _) => return Err(Reason::MissingCredential),
+            (None, _) => return Err(Reason::MissingCredential.into()),
         },
     };
-    let Some(chain) = access.chains.get(index) else { return Err(Reason::InvalidCredential) };
-    let Some(occasion) = exchange.occasion(index) else { return Err(Reason::InvalidCredential) };
+    let Some(chain) = access.chains.get(index) else {
+        return Err(Reason::InvalidCredential.into());
+    };
     let credential = Credential { value: value.expose(), basic };
+    if let Some(issuer) = chain.decider(&credential).filter(|one| one.tickets().is_some()) {
+        narrator.say("verifier", issuer.name());
+        let for_upgrades =
+            if is_upgrade { Halt::Unknown } else { Reason::InvalidCredential.into() };
+        return Err(for_upgrades);
+    }
+    let Some(occasion) = exchange.occasion(index) else {
+        return Err(Reason::InvalidCredential.into());
+    };
     let verdict = chain.verify(&credential, &occasion, clock::unix_now()).await;
     narrator
         .say("verifier", verdict.verifier.as_deref().unwrap_or("none recognises the credential"));

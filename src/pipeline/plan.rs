@@ -18,7 +18,7 @@ use crate::relay::frame::{Opcode, encode_frame};
 use crate::route::Router;
 use crate::telemetry::{Redactor, RouteMetrics, Telemetry};
 use crate::upstream::{Endpoint, HttpClient};
-use crate::verifier::{Chain, Kept};
+use crate::verifier::{Chain, Kept, Verifier};
 
 /// The compiled configuration.
 pub struct Plans {
@@ -48,8 +48,10 @@ pub struct Plan {
     pub name: Arc<str>,
     /// Who may.
     pub access: Arc<Access>,
-    /// Where to; none only where nobody may.
+    /// Where to; none only where nobody may, and where tickets are issued.
     pub upstream: Option<Arc<Upstream>>,
+    /// Whose tickets are issued here, in place of an upstream.
+    pub tickets: Option<Arc<dyn Verifier>>,
     /// What the upstream is told.
     pub identity: IdentityHeaders,
     /// The same in one signed token, where there is one.

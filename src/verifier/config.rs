@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::fetch::default_timeout;
-use crate::secret::{SecretConfig, UrlConfig};
+use crate::secret::{Secret, SecretConfig, UrlConfig};
 use crate::unit::{OneOrMany, Span};
 
 /// One verifier: exactly one of the kinds.
-#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifierConfig {
     /// JSON Web Tokens (RFC 7519), under keys at hand or keys that an issuer publishes.
@@ -19,6 +19,9 @@ pub struct VerifierConfig {
     /// A file of hashed API keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_keys: Option<ApiKeysConfig>,
+    /// Single-use tickets, issued on a route with `ticket`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<TicketConfig>,
 }
 
 /// `jwt`.
@@ -142,13 +145,67 @@ pub struct ApiKeysConfig {
     pub file: PathBuf,
 }
 
+/// `ticket`.
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TicketConfig {
+    /// Where tickets are kept: `memory`, which is this process alone, or the URL of a
+    /// Redis that all replicas share.
+    #[serde(default = "memory")]
+    pub store: UrlConfig,
+    /// How long a ticket can be used.
+    #[serde(default = "ticket_ttl")]
+    pub ttl: Span,
+    /// PEM file of the authorities that may vouch for a `rediss:` server; the system's
+    /// if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// How long one answer of Redis may take.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+}
+
 impl VerifierConfig {
+    /// The kinds that there are.
+    pub const KINDS: [&str; 3] = ["jwt", "api_keys", "ticket"];
+
+    /// The kinds that are written.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        let VerifierConfig { jwt, api_keys, ticket } = self;
+        let written = [jwt.is_some(), api_keys.is_some(), ticket.is_some()];
+        VerifierConfig::KINDS.into_iter().zip(written).filter(|(_, is)| *is).map(|(kind, _)| kind)
+    }
+
     /// Every file that is named; relative ones are relative to the configuration.
     pub fn files(&self) -> Vec<&Path> {
-        let VerifierConfig { jwt, api_keys } = self;
+        let VerifierConfig { jwt, api_keys, ticket } = self;
         let jwt = jwt.iter().flat_map(JwtConfig::files);
-        jwt.chain(api_keys.iter().map(|keys| keys.file.as_path())).collect()
+        let ticket = ticket.iter().flat_map(TicketConfig::files);
+        jwt.chain(api_keys.iter().map(|keys| keys.file.as_path())).chain(ticket).collect()
     }
+}
+
+impl TicketConfig {
+    /// The files that are named.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.store.file().into_iter().chain(self.ca.as_deref())
+    }
+
+    /// Whether it is written that only this process knows them.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(&self.store.0, SecretConfig::Inline(store) if store.expose() == MEMORY.as_bytes())
+    }
+}
+
+/// `store` of tickets that only this process knows.
+pub(super) const MEMORY: &str = "memory";
+
+fn memory() -> UrlConfig {
+    UrlConfig(SecretConfig::Inline(Secret::new(MEMORY)))
+}
+
+fn ticket_ttl() -> Span {
+    Span::secs(30)
 }
 
 impl JwtConfig {

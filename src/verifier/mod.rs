@@ -16,6 +16,7 @@ mod jwt;
 mod kept;
 mod lookup;
 mod occasion;
+mod ticket;
 mod timestamp;
 
 use std::path::{Path, PathBuf};
@@ -23,10 +24,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use self::chain::{Chain, Verdict};
-pub use self::config::{ApiKeysConfig, JwtConfig, SignatureAlgorithm, VerifierConfig};
+pub use self::config::{
+    ApiKeysConfig, JwtConfig, SignatureAlgorithm, TicketConfig, VerifierConfig,
+};
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
 pub use self::kept::Kept;
 pub use self::occasion::Occasion;
+pub use self::ticket::{Issued, Tickets};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::Identity;
@@ -105,6 +109,12 @@ pub trait Verifier: Send + Sync {
         false
     }
 
+    /// Itself, if it issues what it verifies and verifying uses that up. Then it is
+    /// asked about upgrades alone, and never for a dry run.
+    fn tickets(&self) -> Option<&Tickets> {
+        None
+    }
+
     /// Begins what the verifier does by itself, such as fetching keys: its
     /// configuration is live now. Called in a runtime, and again at each reload
     /// that keeps the verifier. Until then it makes no connection of its own accord.
@@ -134,16 +144,25 @@ pub struct Built {
 /// Everything that is wrong, at once; paths are relative to the verifier, such
 /// as `jwt.secret`. No message holds a secret.
 pub fn build(name: &str, config: &VerifierConfig, base: &Path) -> Result<Built, Vec<Problem>> {
-    let (kind, built) = match (&config.jwt, &config.api_keys) {
-        (Some(jwt), None) => ("jwt", jwt::build(name, jwt, base)),
-        (None, Some(api_keys)) => ("api_keys", api_key::build(name, api_keys, base)),
-        (None, None) => {
-            return Err(vec![Problem::new("", "a verifier needs a kind: jwt or api_keys")]);
-        }
-        (Some(_), Some(_)) => {
-            let message = "a verifier has exactly one kind, not both jwt and api_keys: make two \
-                           verifiers, and name both in the credential's `verifier` list";
+    let VerifierConfig { jwt, api_keys, ticket } = config;
+    let mut built = Vec::new();
+    built.extend(jwt.iter().map(|jwt| ("jwt", jwt::build(name, jwt, base))));
+    built.extend(api_keys.iter().map(|keys| ("api_keys", api_key::build(name, keys, base))));
+    built.extend(ticket.iter().map(|ticket| ("ticket", ticket::build(name, ticket, base))));
+    let several = built.len() > 1;
+    let (kind, built) = match (built.pop(), several) {
+        (Some(only), false) => only,
+        (Some(_), true) => {
+            let message = "a verifier has exactly one kind: make one verifier of each, and name \
+                           them in the credential's `verifier` list";
             return Err(vec![Problem::new("", message)]);
+        }
+        (None, _) => {
+            let kinds = VerifierConfig::KINDS.join(", ");
+            return Err(vec![Problem::new(
+                "",
+                format!("a verifier needs a kind, one of: {kinds}"),
+            )]);
         }
     };
     let under = |problems: Vec<Problem>| -> Vec<Problem> {
@@ -166,7 +185,7 @@ mod tests {
     #[test]
     fn a_verifier_has_exactly_one_kind() {
         let none = build("app", &config("{}"), Path::new(".")).err().unwrap();
-        assert_eq!(none[0].to_string(), "a verifier needs a kind: jwt or api_keys");
+        assert_eq!(none[0].to_string(), "a verifier needs a kind, one of: jwt, api_keys, ticket");
         let both = r#"{"jwt": {}, "api_keys": {"file": "keys.yaml"}}"#;
         let both = build("app", &config(both), Path::new(".")).err().unwrap();
         assert!(both[0].message.contains("exactly one kind"), "{}", both[0]);

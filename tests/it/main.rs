@@ -22,4 +22,5 @@ mod relay;
 mod reload;
 mod strict_http;
 mod support;
+mod tickets;
 mod tls;

@@ -50,7 +50,12 @@ fn written_keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
         ".routes.identity.headers",
         ".policies.*.credentials.message.where",
     ];
-    const SECRETS: [&str; 2] = [".admin.token", ".verifiers.*.jwt.secret"];
+    const SECRETS: [&str; 4] = [
+        ".admin.token",
+        ".verifiers.*.jwt.secret",
+        ".identity.assertion.key",
+        ".routes.identity.assertion.key",
+    ];
     match value {
         Value::Object(entries) if !SECRETS.contains(&path) => {
             for (key, below) in entries {
