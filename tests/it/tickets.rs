@@ -348,6 +348,40 @@ fn explain_redeems_and_issues_nothing() {
     assert!(opens(&gate, &ticket));
 }
 
+#[test]
+fn a_page_in_chromium_fetches_a_ticket_across_origins_and_connects() {
+    let upstream = Upstream::start();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let page = free.local_addr().expect("bound").port();
+    drop(free);
+    let recipe = Recipe::read("tickets.md");
+    let origin = format!("http://localhost:{page}");
+    let placed = recipe.placed(
+        recipe.configs()[0],
+        &[
+            ("ws://127.0.0.1:3000", &upstream.ws()),
+            ("redis://127.0.0.1:6379/0", "memory"),
+            (PAGE, &origin),
+        ],
+    );
+    let gate = Gate::start_with(&placed, &[("JWT_SECRET", SECRET)]);
+    let case = serde_json::json!({
+        "page": page,
+        "gate": format!("http://localhost:{}", gate.address().port()),
+        "token": Token::of("alice").claim("role", "member").sign(),
+        "script": recipe.file("socket.js"),
+    });
+    let output = std::process::Command::new("node")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/tickets.mjs"))
+        .arg(case.to_string())
+        .output()
+        .expect("node runs (tests/run setup installs it)");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(told.lines().filter(|line| line.starts_with("ok ")).count(), 3, "{told}");
+    assert_eq!(upstream.last().header("x-forwarded-user"), Some("alice"));
+}
+
 // ---- with Redis -------------------------------------------------------------
 
 /// Shows `ticket` a hundred times at once, to `gates` in turn; how many got in.
@@ -469,6 +503,10 @@ fn a_store_that_is_down_is_unavailable_and_comes_back_by_itself() {
     let closed = Request::upgrade(&format!("/ws/down?ticket={before}")).closed(gate.address());
     assert_eq!(closed.says(), (1013, "Try again later"));
     assert_eq!(gate.reason("/ws/down"), "verifier_unavailable");
+    assert_eq!(gate.ask("/readyz").json()["degraded"], serde_json::json!(["tickets"]));
+    assert_eq!(gate.ask("/readyz").status, 200);
+    let unavailable = ["outcome=\"unavailable\"", "reason=\"verifier_unavailable\""];
+    assert!(gate.metric("sockgate_auth_decisions_total", &unavailable) >= 2.0);
     // The others need no Redis.
     Request::upgrade("/ws/others").bearer(&token("bob")).open(gate.address()).echoes("hello");
     redis.restart();
@@ -479,6 +517,7 @@ fn a_store_that_is_down_is_unavailable_and_comes_back_by_itself() {
         after.is_some()
     });
     assert!(opens(&gate, &after.expect("just seen")));
+    assert_eq!(gate.ask("/readyz").json()["degraded"], serde_json::json!([]));
 }
 
 #[test]

@@ -135,6 +135,13 @@ impl Verifier for Tickets {
         matches!(self.store, Store::Shared(..))
     }
 
+    fn is_degraded(&self) -> bool {
+        match &self.store {
+            Store::Memory(_) => false,
+            Store::Shared(shared, _) => shared.is_down(),
+        }
+    }
+
     fn tickets(&self) -> Option<&Tickets> {
         Some(self)
     }

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::super::config::TicketConfig;
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     redis: Redis,
     /// How long a holder's list is kept: as long as any ticket may be open.
     ttl: Duration,
+    /// Whether the last question had no answer.
+    down: AtomicBool,
 }
 
 impl Shared {
@@ -60,7 +63,7 @@ impl Shared {
         let options = Options { ca, timeout: config.timeout.0 };
         let redis = Redis::new(&Secret::new(url), &options)
             .map_err(|error| Problem::new("store", format!("{error}; or write `memory`")))?;
-        Ok(Shared { name: name.into(), redis, ttl: config.ttl.0 })
+        Ok(Shared { name: name.into(), redis, ttl: config.ttl.0, down: AtomicBool::new(false) })
     }
 
     /// Keeps a ticket for `open`; the eleventh of `holder` drops the oldest.
@@ -85,7 +88,7 @@ impl Shared {
             .arg(milliseconds(open))
             .arg(MOST_PER_HOLDER)
             .arg(milliseconds(self.ttl));
-        self.redis.ask(&issue).await.map_err(|error| unavailable(&error))?;
+        self.noted(self.redis.ask(&issue).await)?;
         Ok(())
     }
 
@@ -95,13 +98,23 @@ impl Shared {
         take.cmd("GETDEL").arg(self.key(ticket));
         // Once: sent again after a connection broke, it would find nothing where
         // the first has taken the ticket out, and call a good ticket a bad one.
-        let answers = self.redis.ask_once(&take).await.map_err(|error| unavailable(&error))?;
+        let answers = self.noted(self.redis.ask_once(&take).await)?;
         match answers.into_iter().next() {
             Some(Value::Nil) => Ok(None),
             // What does not open was not put there by this ticket's issuer.
             Some(Value::BulkString(sealed)) => Ok(ticket.open(&self.name, sealed)),
             Some(_) | None => Err(Unavailable("Redis gives an odd answer").into()),
         }
+    }
+
+    /// Whether the last question had no answer.
+    pub(super) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    fn noted(&self, answer: Result<Vec<Value>, RedisError>) -> Result<Vec<Value>, VerifyError> {
+        self.down.store(answer.is_err(), Ordering::Relaxed);
+        answer.map_err(|error| unavailable(&error))
     }
 
     fn key(&self, ticket: &Ticket) -> String {
