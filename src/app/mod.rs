@@ -102,9 +102,7 @@ impl App {
         let output = options.log.unwrap_or_else(|| Box::new(io::stdout()));
         let log = Log::to(&loaded.file.log, output).map_err(|error| telemetry_error(&error))?;
         let telemetry = Telemetry::new(metrics, log).map_err(|error| telemetry_error(&error))?;
-        let telemetry = Arc::new(telemetry);
-        built.plans.start(&telemetry);
-        let gate = Arc::new(Gate::new(built.plans, telemetry));
+        let gate = Arc::new(Gate::new(built.plans, Arc::new(telemetry)));
         let admin = Arc::new(Admin::new(Arc::clone(&gate), token));
         let log = &gate.telemetry.log;
         for warning in loaded.warnings.iter().chain(&built.warnings) {
@@ -131,6 +129,8 @@ impl App {
                 Reloader::new(Arc::clone(&gate), Arc::clone(&admin), loaded, built.files, tls);
             tasks.spawn(reloader.run());
         }
+        // Nobody waits for it: a provider may be slow, or down.
+        gate.plans.load().start(&gate.telemetry);
         admin.set_ready();
         log.event(LogLevel::Info, "ready", &[]);
         Ok(App { gate, admin, addresses, admin_address, closing, tasks })

@@ -215,17 +215,10 @@ fn one_verifier(path: &str, verifier: &VerifierConfig, findings: &mut Findings) 
     if verifier.jwt.as_ref().and_then(|jwt| jwt.issuer.as_ref()).is_some_and(spaced) {
         findings.problem(format!("{path}.jwt.issuer"), "an issuer has no spaces or line ends");
     }
-    let written: Vec<&str> = verifier.kinds().collect();
-    match written[..] {
-        [_] => {}
-        [] => {
-            let kinds = VerifierConfig::KINDS.join(", ");
-            findings.lack(path, format!("needs exactly one kind of: {kinds}"));
-        }
-        _ => {
-            let message = format!("has exactly one kind, but found {}", written.join(" and "));
-            findings.problem(path, message);
-        }
+    match verifier.kind() {
+        Ok(_) => {}
+        Err(message) if verifier.is_empty() => findings.lack(path, message),
+        Err(message) => findings.problem(path, message),
     }
 }
 
@@ -269,6 +262,13 @@ fn verifiers(path: &str, names: &[String], file: &FileConfig, findings: &mut Fin
             findings.problem(path, format!("no verifier named \"{name}\" {defined}"));
         } else if names.iter().take(index).any(|other| other == name) {
             findings.warning(path, format!("\"{name}\" stands twice in the list"));
+        } else if let Some(next) = names.get(index + 1)
+            && file.verifiers.get(name).is_some_and(VerifierConfig::takes_anything)
+        {
+            let message = format!(
+                "\"{name}\" decides on anything, so \"{next}\" is never asked: put it last"
+            );
+            findings.warning(path, message);
         }
     }
 }

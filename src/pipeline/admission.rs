@@ -16,7 +16,7 @@ use crate::handshake::Kind;
 use crate::identity::Identity;
 use crate::policy::{Decision, Permit, Rule, decide};
 use crate::telemetry::Record;
-use crate::verifier::{Credential, VerifyError};
+use crate::verifier::{Credential, Unavailable, VerifyError};
 
 /// What the head of a request proves.
 pub(super) enum Shown {
@@ -94,7 +94,10 @@ pub(super) async fn verify(
             Ok(identity)
         }
         Err(VerifyError::Rejected(reason)) => Err(reason),
-        Err(VerifyError::Unavailable(_)) => Err(Reason::VerifierUnavailable),
+        Err(VerifyError::Unavailable(Unavailable(cause))) => {
+            record.cause(cause);
+            Err(Reason::VerifierUnavailable)
+        }
     }
 }
 

@@ -270,7 +270,7 @@ mod tests {
             subject: "acme",
             method: "api_keys",
             wrong: b"canary-goo".to_vec(),
-            expired: b"canary-old".to_vec(),
+            expired: Some(b"canary-old".to_vec()),
             // The file of such a key does not load.
             without_subject: None,
         })

@@ -19,9 +19,74 @@ pub struct VerifierConfig {
     /// A file of hashed API keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_keys: Option<ApiKeysConfig>,
+    /// Opaque tokens, judged by the server that issued them (RFC 7662).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub introspection: Option<IntrospectionConfig>,
+    /// Whatever credential an endpoint of your own judges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward_auth: Option<ForwardAuthConfig>,
     /// Single-use tickets, issued on a route with `ticket`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<TicketConfig>,
+}
+
+impl VerifierConfig {
+    /// The one kind that is written, as its key.
+    ///
+    /// # Errors
+    /// What to say if there is none, or more than one.
+    pub fn kind(&self) -> Result<&'static str, String> {
+        let VerifierConfig { jwt, api_keys, introspection, forward_auth, ticket } = self;
+        let kinds = [
+            ("jwt", jwt.is_some()),
+            ("api_keys", api_keys.is_some()),
+            ("introspection", introspection.is_some()),
+            ("forward_auth", forward_auth.is_some()),
+            ("ticket", ticket.is_some()),
+        ];
+        let written: Vec<&str> =
+            kinds.iter().filter(|(_, written)| *written).map(|(kind, _)| *kind).collect();
+        match written[..] {
+            [kind] => Ok(kind),
+            [] => {
+                let [most @ .., (last, _)] = kinds;
+                let most: Vec<&str> = most.iter().map(|(kind, _)| *kind).collect();
+                Err(format!("needs exactly one kind: {} or {last}", most.join(", ")))
+            }
+            _ => Err(format!("has exactly one kind, but found {}", written.join(" and "))),
+        }
+    }
+
+    /// Every file that is named; relative ones are relative to the configuration.
+    pub fn files(&self) -> Vec<&Path> {
+        let VerifierConfig { jwt, api_keys, introspection, forward_auth, ticket } = self;
+        let mut files: Vec<&Path> = jwt.iter().flat_map(JwtConfig::files).collect();
+        files.extend(api_keys.iter().map(|keys| keys.file.as_path()));
+        if let Some(IntrospectionConfig { url, client_secret, ca, .. }) = introspection {
+            files.extend([url.file(), client_secret.file(), ca.as_deref()].into_iter().flatten());
+        }
+        if let Some(ForwardAuthConfig { url, ca, .. }) = forward_auth {
+            files.extend([url.file(), ca.as_deref()].into_iter().flatten());
+        }
+        files.extend(ticket.iter().flat_map(TicketConfig::files));
+        files
+    }
+
+    /// Whether it takes any credential for one of its own, so that in a list nobody
+    /// after it is asked.
+    pub fn takes_anything(&self) -> bool {
+        self.introspection.is_some() || self.forward_auth.is_some()
+    }
+
+    /// Whether no kind is written at all.
+    pub fn is_empty(&self) -> bool {
+        let VerifierConfig { jwt, api_keys, introspection, forward_auth, ticket } = self;
+        jwt.is_none()
+            && api_keys.is_none()
+            && introspection.is_none()
+            && forward_auth.is_none()
+            && ticket.is_none()
+    }
 }
 
 /// `jwt`.
@@ -145,6 +210,69 @@ pub struct ApiKeysConfig {
     pub file: PathBuf,
 }
 
+/// `introspection`.
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IntrospectionConfig {
+    /// The introspection endpoint.
+    pub url: UrlConfig,
+    /// Who we are to the endpoint.
+    pub client_id: String,
+    /// What we prove it with.
+    pub client_secret: SecretConfig,
+    /// How both are sent.
+    #[serde(default)]
+    pub auth: ClientAuthentication,
+    /// The audiences of which `aud` must name one, or `any`; must be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<OneOrMany<String>>,
+    /// How long an answer is remembered, never past the token's end; 0 = not at all.
+    #[serde(default = "introspection_cache")]
+    pub cache: Span,
+    /// PEM file of the authorities to trust in place of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Allows plain HTTP to another machine.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// For one whole question and answer.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+}
+
+/// How a client proves itself to an authorization server (RFC 6749 §2.3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuthentication {
+    /// In `Authorization`.
+    #[default]
+    Basic,
+    /// In the body.
+    Post,
+}
+
+/// `forward_auth`.
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardAuthConfig {
+    /// The endpoint that judges a request by its headers.
+    pub url: UrlConfig,
+    /// CEL over `body` (JSON) and `headers` of the answer.
+    pub subject: String,
+    /// How long an answer is remembered, never past its end; 0 = not at all.
+    #[serde(default)]
+    pub cache: Span,
+    /// PEM file of the authorities to trust in place of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Allows plain HTTP to another machine.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// For one whole question and answer.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+}
+
 /// `ticket`.
 #[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -163,26 +291,6 @@ pub struct TicketConfig {
     /// How long one answer of Redis may take.
     #[serde(default = "default_timeout")]
     pub timeout: Span,
-}
-
-impl VerifierConfig {
-    /// The kinds that there are.
-    pub const KINDS: [&str; 3] = ["jwt", "api_keys", "ticket"];
-
-    /// The kinds that are written.
-    pub fn kinds(&self) -> impl Iterator<Item = &'static str> {
-        let VerifierConfig { jwt, api_keys, ticket } = self;
-        let written = [jwt.is_some(), api_keys.is_some(), ticket.is_some()];
-        VerifierConfig::KINDS.into_iter().zip(written).filter(|(_, is)| *is).map(|(kind, _)| kind)
-    }
-
-    /// Every file that is named; relative ones are relative to the configuration.
-    pub fn files(&self) -> Vec<&Path> {
-        let VerifierConfig { jwt, api_keys, ticket } = self;
-        let jwt = jwt.iter().flat_map(JwtConfig::files);
-        let ticket = ticket.iter().flat_map(TicketConfig::files);
-        jwt.chain(api_keys.iter().map(|keys| keys.file.as_path())).chain(ticket).collect()
-    }
 }
 
 impl TicketConfig {
@@ -205,6 +313,10 @@ fn memory() -> UrlConfig {
 }
 
 fn ticket_ttl() -> Span {
+    Span::secs(30)
+}
+
+fn introspection_cache() -> Span {
     Span::secs(30)
 }
 

@@ -11,7 +11,10 @@ mod chain;
 mod config;
 #[cfg(test)]
 mod contract;
+mod endpoint;
+mod forward_auth;
 mod hash_key;
+mod introspection;
 mod jwt;
 mod kept;
 mod lookup;
@@ -25,7 +28,8 @@ use std::sync::Arc;
 
 pub use self::chain::{Chain, Verdict};
 pub use self::config::{
-    ApiKeysConfig, JwtConfig, SignatureAlgorithm, TicketConfig, VerifierConfig,
+    ApiKeysConfig, ClientAuthentication, ForwardAuthConfig, IntrospectionConfig, JwtConfig,
+    SignatureAlgorithm, TicketConfig, VerifierConfig,
 };
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
 pub use self::kept::Kept;
@@ -144,26 +148,25 @@ pub struct Built {
 /// Everything that is wrong, at once; paths are relative to the verifier, such
 /// as `jwt.secret`. No message holds a secret.
 pub fn build(name: &str, config: &VerifierConfig, base: &Path) -> Result<Built, Vec<Problem>> {
-    let VerifierConfig { jwt, api_keys, ticket } = config;
-    let mut built = Vec::new();
-    built.extend(jwt.iter().map(|jwt| ("jwt", jwt::build(name, jwt, base))));
-    built.extend(api_keys.iter().map(|keys| ("api_keys", api_key::build(name, keys, base))));
-    built.extend(ticket.iter().map(|ticket| ("ticket", ticket::build(name, ticket, base))));
-    let several = built.len() > 1;
-    let (kind, built) = match (built.pop(), several) {
-        (Some(only), false) => only,
-        (Some(_), true) => {
-            let message = "a verifier has exactly one kind: make one verifier of each, and name \
-                           them in the credential's `verifier` list";
-            return Err(vec![Problem::new("", message)]);
+    let kind = config.kind().map_err(|message| vec![Problem::new("", message)])?;
+    let built = match config {
+        VerifierConfig { jwt: Some(jwt), .. } => jwt::build(name, jwt, base),
+        VerifierConfig { api_keys: Some(api_keys), .. } => api_key::build(name, api_keys, base),
+        VerifierConfig { introspection: Some(endpoint), .. } => {
+            introspection::build(name, endpoint, base)
         }
-        (None, _) => {
-            let kinds = VerifierConfig::KINDS.join(", ");
-            return Err(vec![Problem::new(
-                "",
-                format!("a verifier needs a kind, one of: {kinds}"),
-            )]);
+        VerifierConfig { forward_auth: Some(endpoint), .. } => {
+            forward_auth::build(name, endpoint, base)
         }
+        VerifierConfig { ticket: Some(ticket), .. } => ticket::build(name, ticket, base),
+        // A kind has been found, so one of them is there.
+        VerifierConfig {
+            jwt: None,
+            api_keys: None,
+            introspection: None,
+            forward_auth: None,
+            ticket: None,
+        } => return Err(Vec::new()),
     };
     let under = |problems: Vec<Problem>| -> Vec<Problem> {
         problems.into_iter().map(|problem| problem.under(kind)).collect()
@@ -185,10 +188,10 @@ mod tests {
     #[test]
     fn a_verifier_has_exactly_one_kind() {
         let none = build("app", &config("{}"), Path::new(".")).err().unwrap();
-        assert_eq!(none[0].to_string(), "a verifier needs a kind, one of: jwt, api_keys, ticket");
+        assert!(none[0].message.starts_with("needs exactly one kind: jwt, "), "{}", none[0]);
         let both = r#"{"jwt": {}, "api_keys": {"file": "keys.yaml"}}"#;
         let both = build("app", &config(both), Path::new(".")).err().unwrap();
-        assert!(both[0].message.contains("exactly one kind"), "{}", both[0]);
+        assert!(both[0].message.contains("but found jwt and api_keys"), "{}", both[0]);
     }
 
     #[test]

@@ -336,7 +336,7 @@ fn explain_redeems_and_issues_nothing() {
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     ];
     let told = explain(&[&[url.as_str()], upgrade.as_slice()].concat());
-    assert_eq!(told.code, 1, "{told:?}");
+    assert_eq!(told.code, 2, "{told:?}");
     assert!(told.stdout.contains("unknown: whose ticket it is"), "{told:?}");
     assert!(!told.stdout.contains(&ticket), "{told:?}");
     let bearer = format!("Authorization: Bearer {}", token("alice"));

@@ -150,8 +150,8 @@ verifiers:
 routes: [{ path: /, policy: deny }]
 ", &[
         "verifiers.both: has exactly one kind, but found jwt and api_keys",
-        "verifiers.\"a b\": needs exactly one kind of: jwt, api_keys, ticket",
-        "verifiers.none: needs exactly one kind of: jwt, api_keys, ticket",
+        "verifiers.\"a b\": needs exactly one kind: jwt, api_keys, introspection, forward_auth or ticket",
+        "verifiers.none: needs exactly one kind: jwt, api_keys, introspection, forward_auth or ticket",
     ]),
     ("tickets", "
 server: { listen: ':80' }

@@ -16,7 +16,7 @@ use super::{Jwt, KeySet, Source, jwks};
 use crate::expression::Expression;
 use crate::fetch::{Fetch, FetchSettings, Url};
 use crate::problem::Problem;
-use crate::secret::{SecretConfig, UrlConfig, without_userinfo};
+use crate::secret::{SecretConfig, UrlConfig};
 use crate::unit::OneOrMany;
 
 /// The largest leeway: more would keep tokens alive that are meant to be dead.
@@ -208,9 +208,8 @@ fn key_url(
     let text = written.resolve(base).map_err(|error| problem(&error, findings)).ok()?;
     let url =
         Url::read(&text, config.allow_http).map_err(|error| problem(&error, findings)).ok()?;
-    let shown = without_userinfo(&text).unwrap_or(text);
     let fetch = fetch(config, base, url.is_https(), findings)?;
-    Some(Publisher::at(url, &shown, fetch))
+    Some(Publisher::at(url, &format!("{written:?}"), fetch))
 }
 
 fn discovery(
@@ -351,17 +350,10 @@ fn rules(config: &JwtConfig, findings: &mut Findings) -> Rules {
 
 fn audience(written: Option<&OneOrMany<String>>, findings: &mut Findings) -> Audience {
     let Some(OneOrMany(names)) = written else { return Audience::Unset };
-    match names.as_slice() {
-        [any] if any == "any" => return Audience::Any,
-        names if names.iter().any(|name| name == "any") => {
-            findings.problem("audience", "`any` stands alone: it already admits every audience");
-        }
-        names if names.is_empty() || names.iter().any(String::is_empty) => {
-            findings.problem("audience", "must name an audience, or be `any`");
-        }
-        _ => {}
-    }
-    Audience::OneOf(names.iter().map(|name| name.as_str().into()).collect())
+    Audience::read(names).unwrap_or_else(|message| {
+        findings.problem("audience", message);
+        Audience::Unset
+    })
 }
 
 fn types(written: Option<&OneOrMany<String>>, findings: &mut Findings) -> Types {

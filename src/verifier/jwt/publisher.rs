@@ -28,7 +28,7 @@ enum Way {
 }
 
 impl Publisher {
-    /// Keys at `url`, of which `shown` may be seen.
+    /// Keys at `url`, which is shown as `shown`.
     pub(super) fn at(url: Url, shown: &str, fetch: Fetch) -> Publisher {
         Publisher { fetch, way: Way::Keys(url), shown: shown.into() }
     }

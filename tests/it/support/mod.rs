@@ -5,6 +5,7 @@
 mod client;
 mod frame;
 mod gate;
+mod provider;
 mod recipe;
 mod redis;
 mod token;
@@ -17,6 +18,7 @@ pub(crate) use self::client::{
 };
 pub(crate) use self::frame::{Frame, Opcode};
 pub(crate) use self::gate::{Gate, Outcome, free_admin, members, policy, run, run_with_input};
+pub(crate) use self::provider::{Peer, Provider};
 pub(crate) use self::recipe::{Recipe, recipes};
 pub(crate) use self::redis::Redis;
 pub(crate) use self::token::{
