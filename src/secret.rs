@@ -220,7 +220,8 @@ impl UrlConfig {
     fn shown(&self) -> Option<String> {
         let SecretConfig::Inline(url) = &self.0 else { return None };
         let text = std::str::from_utf8(url.expose()).ok()?;
-        Some(without_userinfo(text).unwrap_or_else(|| text.to_owned()))
+        let shown = without_userinfo(text).unwrap_or_else(|| text.to_owned());
+        Some(without_password(&shown).unwrap_or(shown))
     }
 }
 
@@ -265,6 +266,19 @@ pub fn without_userinfo(text: &str) -> Option<String> {
     Some(format!("{scheme}://{MASK}{}", rest.get(at..)?))
 }
 
+/// `unix:/path?password=x` → `unix:/path?password=********`; none if there is
+/// nothing to hide.
+fn without_password(text: &str) -> Option<String> {
+    const NAME: &str = "password=";
+    let (start, query) = text.split_once('?')?;
+    let mask = |parameter: &str| match parameter.starts_with(NAME) {
+        true => format!("{NAME}{MASK}"),
+        false => parameter.to_owned(),
+    };
+    let masked: Vec<String> = query.split('&').map(mask).collect();
+    Some(format!("{start}?{}", masked.join("&")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,5 +321,8 @@ mod tests {
         assert_eq!(url(written).resolve(Path::new(".")).ok().unwrap(), written.trim_matches('"'));
         assert_eq!(shown(r#""https://id.example/""#), r#""https://id.example/""#);
         assert_eq!(shown(r#"{"env":"A"}"#), r#"{"env":"A"}"#);
+        let socket = r#""unix:/run/redis.sock?db=1&password=hunter2&user=ada""#;
+        let masked = r#""unix:/run/redis.sock?db=1&password=********&user=ada""#;
+        assert_eq!(shown(socket), masked);
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::address::Listen;
 use super::file::{FileConfig, PolicyConfig};
-use super::routes;
+use super::{routes, tickets};
 use crate::policy::{CodesConfig, Reject, RouteLimitsConfig};
 use crate::problem::{Problem, suggestion};
 use crate::unit::{Size, Span};
@@ -59,6 +59,7 @@ pub(super) fn check(file: &FileConfig, base: &Path) -> Findings {
         one_policy(&path, policy, file, &mut findings);
     }
     routes::check(file, &mut findings);
+    tickets::unissued(file, &mut findings);
     unused(file, &mut findings);
     findings
 }
@@ -261,6 +262,13 @@ fn verifiers(path: &str, names: &[String], file: &FileConfig, findings: &mut Fin
             findings.problem(path, format!("no verifier named \"{name}\" {defined}"));
         } else if names.iter().take(index).any(|other| other == name) {
             findings.warning(path, format!("\"{name}\" stands twice in the list"));
+        } else if let Some(next) = names.get(index + 1)
+            && file.verifiers.get(name).is_some_and(VerifierConfig::takes_anything)
+        {
+            let message = format!(
+                "\"{name}\" decides on anything, so \"{next}\" is never asked: put it last"
+            );
+            findings.warning(path, message);
         }
     }
 }

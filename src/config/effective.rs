@@ -44,6 +44,10 @@ impl Loaded {
                 named.extend(files.into_iter().filter_map(|file| file.as_deref()));
             }
         }
+        let routes = file.routes.iter().filter_map(|route| route.identity.as_ref());
+        let identities = std::iter::once(&file.identity).chain(routes);
+        let assertions = identities.filter_map(|identity| identity.assertion.as_ref());
+        named.extend(assertions.flat_map(|assertion| assertion.files()));
         let own =
             self.path.file_name().map_or_else(|| self.path.clone(), |name| self.base.join(name));
         let mut files = vec![own];

@@ -3,15 +3,19 @@
 //! An [`Identity`] is what a verifier proved about a credential. This room does
 //! not prove anything and does not decide what the identity may do.
 
+mod assertion;
 mod config;
 mod headers;
+mod signing_key;
 mod spoof;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-pub use self::config::IdentityConfig;
+pub use self::assertion::{Assertion, jwks};
+pub use self::config::{AssertionConfig, IdentityConfig};
 pub use self::headers::IdentityHeaders;
 pub use self::spoof::Spoofed;
 use crate::clock::UnixSeconds;
@@ -36,7 +40,8 @@ pub struct Identity {
 }
 
 /// The kind of a verifier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Method {
     /// None: nobody was proven.
     Anonymous,
@@ -159,6 +164,11 @@ impl Identity {
         self.method.label()
     }
 
+    /// The same as a value.
+    pub fn kind(&self) -> Method {
+        self.method
+    }
+
     /// The name of the verifier.
     pub fn verifier(&self) -> &Arc<str> {
         &self.verifier
@@ -187,6 +197,11 @@ impl Identity {
     /// When the credential ends, in Unix seconds, without leeway.
     pub fn expires(&self) -> Option<UnixSeconds> {
         self.expires
+    }
+
+    /// Seconds that clocks may differ.
+    pub fn leeway(&self) -> u32 {
+        self.leeway
     }
 
     /// When the credential ends for the gate: with leeway.

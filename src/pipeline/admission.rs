@@ -12,6 +12,7 @@ use crate::clock;
 use crate::close::Reason;
 use crate::connection::{Arrival, Carrier, Place};
 use crate::credential::{Finding, Presented};
+use crate::handshake::Kind;
 use crate::identity::Identity;
 use crate::policy::{Decision, Permit, Rule, decide};
 use crate::telemetry::Record;
@@ -72,6 +73,13 @@ pub(super) async fn verify(
     };
     let started = Instant::now();
     let credential = Credential { value: presented.value.expose(), basic: presented.basic };
+    if let Some(spent) = chain.decider(&credential).filter(|decider| decider.tickets().is_some())
+        && matches!(exchange.opening.kind, Kind::Plain)
+    {
+        // A ticket is for one upgrade: it stays open for that.
+        record.verifier(spent.name());
+        return Err(Reason::InvalidCredential);
+    }
     let judged = match exchange.occasion(presented.index) {
         Some(occasion) => chain.verify(&credential, &occasion, clock::unix_now()).await,
         None => return Err(Reason::InvalidCredential),

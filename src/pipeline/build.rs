@@ -15,7 +15,7 @@ use crate::connection::{LiveLimits, SubjectLimit};
 use crate::credential::Sources;
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
-use crate::identity::{IdentityHeaders, Spoofed};
+use crate::identity::{self, Assertion, IdentityConfig, IdentityHeaders, Spoofed};
 use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, RateLimiter, Rule};
 use crate::problem::Problem;
 use crate::route::{RoutePattern, Router};
@@ -64,7 +64,9 @@ pub fn build(
     let verifiers = builder.verifiers();
     verifiers.keys().for_each(|name| metrics.expect_verifier(name));
     let policies = builder.policies(&verifiers);
-    let routes = builder.routes(&policies, metrics);
+    let assertion = builder.assertion("identity", &loaded.file.identity);
+    let parts = Parts { verifiers: &verifiers, policies: &policies, assertion: assertion.as_ref() };
+    let routes = builder.routes(&parts, metrics);
     let Builder { problems, warnings, files, .. } = builder;
     if !problems.is_empty() {
         return Err(Unusable { problems, warnings });
@@ -75,7 +77,10 @@ pub fn build(
     };
     let configured = identity_names(&loaded.file);
     let redactor = Redactor::new(credential_names(&loaded.file, policies.values()));
+    let assertions = routes.iter().filter_map(|(_, plan)| plan.assertion.as_deref());
+    let jwks = identity::jwks(assertion.as_deref().into_iter().chain(assertions));
     let plans = Plans {
+        jwks,
         router: Router::new(routes),
         verifiers,
         spoofed: Spoofed::new(configured),
@@ -92,7 +97,11 @@ pub fn build(
 fn identity_names(file: &FileConfig) -> Vec<HeaderName> {
     let routes = file.routes.iter().filter_map(|route| route.identity.as_ref());
     let all = std::iter::once(&file.identity).chain(routes);
-    all.flat_map(|identity| identity.headers.keys()).filter_map(|name| name.parse().ok()).collect()
+    let names = |identity: &IdentityConfig| -> Vec<HeaderName> {
+        let assertion = identity.assertion.as_ref().map(|assertion| &assertion.header);
+        identity.headers.keys().chain(assertion).filter_map(|name| name.parse().ok()).collect()
+    };
+    all.flat_map(names).collect()
 }
 
 /// Every name under which a credential may travel.
@@ -117,6 +126,13 @@ struct Builder<'a> {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     files: Vec<PathBuf>,
+}
+
+/// What routes are made of besides their own keys.
+struct Parts<'a> {
+    verifiers: &'a Verifiers,
+    policies: &'a Policies,
+    assertion: Option<&'a Arc<Assertion>>,
 }
 
 type Verifiers = BTreeMap<String, Arc<Kept>>;
@@ -238,13 +254,19 @@ impl Builder<'_> {
         }
     }
 
-    fn routes(&mut self, policies: &Policies, metrics: &Metrics) -> Vec<(RoutePattern, Arc<Plan>)> {
+    /// The assertion of one `identity` section; its keys are read once for all its
+    /// routes.
+    fn assertion(&mut self, prefix: &str, config: &IdentityConfig) -> Option<Arc<Assertion>> {
+        self.take(prefix, Assertion::compile(config, self.base)).flatten().map(Arc::new)
+    }
+
+    fn routes(&mut self, parts: &Parts<'_>, metrics: &Metrics) -> Vec<(RoutePattern, Arc<Plan>)> {
         let mut routes = Vec::new();
         for (index, config) in self.file.routes.iter().enumerate() {
             let prefix = format!("routes[{index}]");
             let pattern =
                 self.take(&prefix, RoutePattern::parse(config.host.as_deref(), &config.path.0));
-            let plan = self.route(&prefix, config, policies, metrics);
+            let plan = self.route(&prefix, config, parts, metrics);
             if let (Some(pattern), Some(plan)) = (pattern, plan) {
                 routes.push((pattern, Arc::new(plan)));
             }
@@ -276,11 +298,15 @@ impl Builder<'_> {
         &mut self,
         prefix: &str,
         config: &RouteConfig,
-        policies: &Policies,
+        parts: &Parts<'_>,
         metrics: &Metrics,
     ) -> Option<Plan> {
         let limits = self.file.limits.with(&config.limits);
         let identity = config.identity.as_ref();
+        let assertion = match identity {
+            Some(own) => self.assertion(&format!("{prefix}.identity"), own),
+            None => parts.assertion.cloned(),
+        };
         let identity_prefix =
             if identity.is_some() { format!("{prefix}.identity") } else { "identity".to_owned() };
         let identity = self.take(
@@ -298,7 +324,8 @@ impl Builder<'_> {
             }
         };
         // Names that do not resolve have been reported by `config` already.
-        let access = policies.get(&config.policy)?;
+        let access = parts.policies.get(&config.policy)?;
+        let issuer = config.ticket.as_ref().and_then(|name| parts.verifiers.get(name));
         let lifetime = self
             .file
             .policies
@@ -317,7 +344,9 @@ impl Builder<'_> {
             terms: terms(access, self.file.policies.get(&config.policy), &live),
             access: Arc::clone(access),
             upstream,
+            tickets: issuer.map(|kept| Arc::clone(&kept.built.verifier)),
             identity: identity?,
+            assertion,
             subprotocols: config.subprotocols.clone(),
             live,
             metrics: route_metrics,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::ORIGIN;
-use http::{HeaderMap, request};
+use http::{HeaderMap, Method, request};
 use serde_json::Value;
 
 use super::exchange::{Exchange, sane_request_id};
@@ -58,6 +58,7 @@ pub enum Verdict {
 enum Stop {
     Refused(String),
     NotAsked,
+    NotRedeemed,
 }
 
 impl From<String> for Stop {
@@ -94,6 +95,12 @@ pub async fn explain(
         Err(Stop::NotAsked) => {
             narrator
                 .say("verdict", "unknown: this verifier asks over a network; let it with --live");
+            Verdict::Unknown
+        }
+        Err(Stop::NotRedeemed) => {
+            let unknown = "unknown: whose ticket it is shows when it is redeemed, and a dry run \
+                           redeems none";
+            narrator.say("verdict", unknown);
             Verdict::Unknown
         }
     };
@@ -144,7 +151,7 @@ async fn narrate(
     let is_upgrade = matches!(opening.kind, Kind::Upgrade(_));
     let carries =
         plan.upstream.as_ref().is_some_and(|upstream| upstream.endpoint.carries_upgrades());
-    if plan.access.deny || (is_upgrade && !carries) {
+    if plan.access.deny || (is_upgrade && !carries && plan.tickets.is_none()) {
         return Err(http_only(Reason::Forbidden).into());
     }
     let mut exchange = Exchange {
@@ -175,7 +182,15 @@ async fn narrate(
     if !allowed {
         return Err(http_only(Reason::OriginDenied).into());
     }
-    let finding = exchange.find();
+    let issues = plan.tickets.is_some();
+    if issues && (is_upgrade || exchange.opening.method != Method::POST) {
+        if exchange.opening.method == Method::OPTIONS {
+            narrator.say("verdict", "admit: sockgate itself answers OPTIONS here");
+            return Ok(());
+        }
+        return Err(http_only(Reason::MethodNotAllowed).into());
+    }
+    let finding = if issues { exchange.find_in_headers() } else { exchange.find() };
     exchange.clean();
     if exchange.is_preflight() {
         narrator.say("preflight", "passes without credential and without identity");
@@ -199,6 +214,12 @@ async fn narrate(
             Shown::Nothing => (None, None),
         };
         match shown {
+            Some(presented) if redeems(&exchange, &presented) => {
+                return Err(match is_upgrade {
+                    true => Stop::NotRedeemed,
+                    false => readable(Reason::InvalidCredential).into(),
+                });
+            }
             Some(presented) if !live && asks(&exchange, &presented) => return Err(Stop::NotAsked),
             Some(presented) => {
                 let identity = identify(narrator, &exchange, &presented).await.map_err(readable)?;
@@ -216,6 +237,14 @@ async fn narrate(
         decide(rule, Arc::clone(&identity), &variables, clock::unix_now())
     {
         return Err(readable(denial.reason).into());
+    }
+    if let Some(issuer) = &plan.tickets {
+        if identity.is_anonymous() {
+            return Err(http_only(Reason::MissingCredential).into());
+        }
+        narrator
+            .say("verdict", format_args!("admit: a ticket of {} (none is issued)", issuer.name()));
+        return Ok(());
     }
     let headers = exchange.upstream_headers(&identity).map_err(readable)?;
     narrator.say("verdict", "admit");
@@ -291,6 +320,11 @@ fn show(
 fn decider<'a>(exchange: &'a Exchange, presented: &Presented) -> Option<&'a Arc<dyn Verifier>> {
     let credential = Credential { value: presented.value.expose(), basic: presented.basic };
     exchange.plan.access.chains.get(presented.index)?.decider(&credential)
+}
+
+/// Whether verifying would use the credential up.
+fn redeems(exchange: &Exchange, presented: &Presented) -> bool {
+    decider(exchange, presented).is_some_and(|verifier| verifier.tickets().is_some())
 }
 
 /// Whether the verifier that decides asks over a network.

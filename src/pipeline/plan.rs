@@ -12,13 +12,13 @@ use crate::connection::LiveLimits;
 use crate::credential::Sources;
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
-use crate::identity::{IdentityHeaders, Spoofed};
+use crate::identity::{Assertion, IdentityHeaders, Spoofed};
 use crate::policy::{LimitsConfig, Origins, RateLimiter, Reject, Rule};
 use crate::relay::frame::{Opcode, encode_frame};
 use crate::route::Router;
 use crate::telemetry::{Redactor, RouteMetrics, Telemetry};
 use crate::upstream::{Endpoint, HttpClient};
-use crate::verifier::{Chain, Kept};
+use crate::verifier::{Chain, Kept, Verifier};
 
 /// The compiled configuration.
 pub struct Plans {
@@ -28,6 +28,8 @@ pub struct Plans {
     pub verifiers: BTreeMap<String, Arc<Kept>>,
     /// The headers that no client may set.
     pub spoofed: Spoofed,
+    /// The public keys of all assertions, as a JSON Web Key Set.
+    pub jwks: String,
     /// Which peers are believed about the client.
     pub proxies: TrustedProxies,
     /// Cuts credentials out of what is logged.
@@ -46,10 +48,14 @@ pub struct Plan {
     pub name: Arc<str>,
     /// Who may.
     pub access: Arc<Access>,
-    /// Where to; none only where nobody may.
+    /// Where to; none only where nobody may, and where tickets are issued.
     pub upstream: Option<Arc<Upstream>>,
+    /// Whose tickets are issued here, in place of an upstream.
+    pub tickets: Option<Arc<dyn Verifier>>,
     /// What the upstream is told.
     pub identity: IdentityHeaders,
+    /// The same in one signed token, where there is one.
+    pub assertion: Option<Arc<Assertion>>,
     /// With message authentication: what may be accepted before the upstream is asked.
     pub subprotocols: Vec<String>,
     /// The limits of this route.

@@ -134,6 +134,25 @@ impl Redis {
         }
     }
 
+    /// The same, but never sent twice: for commands whose second answer would be
+    /// another one. A connection that has ended before is still opened anew.
+    ///
+    /// # Errors
+    /// As [`Redis::ask`].
+    pub async fn ask_once(&self, pipeline: &Pipeline) -> Result<Vec<Value>, RedisError> {
+        let asking = async {
+            let (live, _) = self.live().await?;
+            self.ask_on(&live, pipeline).await
+        };
+        match tokio::time::timeout(self.timeout, asking).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.forget().await;
+                Err(RedisError::TimedOut)
+            }
+        }
+    }
+
     async fn ask_twice(&self, pipeline: &Pipeline) -> Result<Vec<Value>, RedisError> {
         let (live, fresh) = self.live().await?;
         match self.ask_on(&live, pipeline).await {

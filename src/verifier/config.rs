@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::session::SessionConfig;
 use crate::fetch::default_timeout;
-use crate::secret::{SecretConfig, UrlConfig};
+use crate::secret::{Secret, SecretConfig, UrlConfig};
 use crate::unit::{OneOrMany, Span};
 
 /// One verifier: exactly one of the kinds.
@@ -29,6 +29,9 @@ pub struct VerifierConfig {
     /// The sessions of an application, in a store or in a cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionConfig>,
+    /// Single-use tickets, issued on a route with `ticket`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<TicketConfig>,
 }
 
 impl VerifierConfig {
@@ -37,13 +40,14 @@ impl VerifierConfig {
     /// # Errors
     /// What to say if there is none, or more than one.
     pub fn kind(&self) -> Result<&'static str, String> {
-        let VerifierConfig { jwt, api_keys, session, introspection, forward_auth } = self;
+        let VerifierConfig { jwt, api_keys, session, introspection, forward_auth, ticket } = self;
         let kinds = [
             ("jwt", jwt.is_some()),
             ("api_keys", api_keys.is_some()),
             ("session", session.is_some()),
             ("introspection", introspection.is_some()),
             ("forward_auth", forward_auth.is_some()),
+            ("ticket", ticket.is_some()),
         ];
         let written: Vec<&str> =
             kinds.iter().filter(|(_, written)| *written).map(|(kind, _)| *kind).collect();
@@ -60,7 +64,7 @@ impl VerifierConfig {
 
     /// Every file that is named; relative ones are relative to the configuration.
     pub fn files(&self) -> Vec<&Path> {
-        let VerifierConfig { jwt, api_keys, session, introspection, forward_auth } = self;
+        let VerifierConfig { jwt, api_keys, session, introspection, forward_auth, ticket } = self;
         let mut files: Vec<&Path> = jwt.iter().flat_map(JwtConfig::files).collect();
         files.extend(api_keys.iter().map(|keys| keys.file.as_path()));
         files.extend(session.iter().flat_map(SessionConfig::files));
@@ -70,17 +74,25 @@ impl VerifierConfig {
         if let Some(ForwardAuthConfig { url, ca, .. }) = forward_auth {
             files.extend([url.file(), ca.as_deref()].into_iter().flatten());
         }
+        files.extend(ticket.iter().flat_map(TicketConfig::files));
         files
+    }
+
+    /// Whether it takes any credential for one of its own, so that in a list nobody
+    /// after it is asked.
+    pub fn takes_anything(&self) -> bool {
+        self.session.is_some() || self.introspection.is_some() || self.forward_auth.is_some()
     }
 
     /// Whether no kind is written at all.
     pub fn is_empty(&self) -> bool {
-        let VerifierConfig { jwt, api_keys, session, introspection, forward_auth } = self;
+        let VerifierConfig { jwt, api_keys, session, introspection, forward_auth, ticket } = self;
         jwt.is_none()
             && api_keys.is_none()
             && session.is_none()
             && introspection.is_none()
             && forward_auth.is_none()
+            && ticket.is_none()
     }
 }
 
@@ -266,6 +278,49 @@ pub struct ForwardAuthConfig {
     /// For one whole question and answer.
     #[serde(default = "default_timeout")]
     pub timeout: Span,
+}
+
+/// `ticket`.
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TicketConfig {
+    /// Where tickets are kept: `memory`, which is this process alone, or the URL of a
+    /// Redis that all replicas share.
+    #[serde(default = "memory")]
+    pub store: UrlConfig,
+    /// How long a ticket can be used.
+    #[serde(default = "ticket_ttl")]
+    pub ttl: Span,
+    /// PEM file of the authorities that may vouch for a `rediss:` server; the system's
+    /// if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// How long one answer of Redis may take.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+}
+
+impl TicketConfig {
+    /// The files that are named.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.store.file().into_iter().chain(self.ca.as_deref())
+    }
+
+    /// Whether it is written that only this process knows them.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(&self.store.0, SecretConfig::Inline(store) if store.expose() == MEMORY.as_bytes())
+    }
+}
+
+/// `store` of tickets that only this process knows.
+pub(super) const MEMORY: &str = "memory";
+
+fn memory() -> UrlConfig {
+    UrlConfig(SecretConfig::Inline(Secret::new(MEMORY)))
+}
+
+fn ticket_ttl() -> Span {
+    Span::secs(30)
 }
 
 fn introspection_cache() -> Span {

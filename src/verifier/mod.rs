@@ -20,6 +20,7 @@ mod kept;
 mod lookup;
 mod occasion;
 mod session;
+mod ticket;
 mod timestamp;
 
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ use std::sync::Arc;
 pub use self::chain::{Chain, Verdict};
 pub use self::config::{
     ApiKeysConfig, ClientAuthentication, ForwardAuthConfig, IntrospectionConfig, JwtConfig,
-    SignatureAlgorithm, VerifierConfig,
+    SignatureAlgorithm, TicketConfig, VerifierConfig,
 };
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
 pub use self::kept::Kept;
@@ -38,6 +39,7 @@ pub use self::session::{
     CookieFormat, CookieFormatConfig, CookieSignatureConfig, DjangoValueConfig, SecretsConfig,
     SessionConfig, SignatureFormat, StoreConfig, ValueConfig, ValueFormat,
 };
+pub use self::ticket::{Issued, Tickets};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::Identity;
@@ -122,6 +124,12 @@ pub trait Verifier: Send + Sync {
         false
     }
 
+    /// Itself, if it issues what it verifies and verifying uses that up. Then it is
+    /// asked about upgrades alone, and never for a dry run.
+    fn tickets(&self) -> Option<&Tickets> {
+        None
+    }
+
     /// Begins what the verifier does by itself, such as fetching keys: its
     /// configuration is live now. Called in a runtime, and again at each reload
     /// that keeps the verifier. Until then it makes no connection of its own accord.
@@ -162,6 +170,7 @@ pub fn build(name: &str, config: &VerifierConfig, base: &Path) -> Result<Built, 
         VerifierConfig { forward_auth: Some(endpoint), .. } => {
             forward_auth::build(name, endpoint, base)
         }
+        VerifierConfig { ticket: Some(ticket), .. } => ticket::build(name, ticket, base),
         // A kind has been found, so one of them is there.
         VerifierConfig {
             jwt: None,
@@ -169,9 +178,8 @@ pub fn build(name: &str, config: &VerifierConfig, base: &Path) -> Result<Built, 
             session: None,
             introspection: None,
             forward_auth: None,
-        } => {
-            return Err(Vec::new());
-        }
+            ticket: None,
+        } => return Err(Vec::new()),
     };
     let under = |problems: Vec<Problem>| -> Vec<Problem> {
         problems.into_iter().map(|problem| problem.under(kind)).collect()

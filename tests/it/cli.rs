@@ -214,7 +214,6 @@ fn keys_of_later_issues_are_unknown_and_refused_by_name() {
         ("origins: same", "lifetime: { refresh: {} }", "refresh"),
         ("origins: same", "dial: first", "dial"),
         ("cookie: session", "message: { format: mqtt }", "mqtt"),
-        ("algorithms: [HS256]", "algorithms: [HS256], ca: system", "ca"),
     ];
     for (from, to, name) in cases {
         assert!(sound.contains(from), "{from}");

@@ -5,11 +5,14 @@
 
 mod admin;
 mod api_keys;
+mod assertion;
 mod cli;
 mod credentials;
 mod drain;
+mod forward_auth;
 mod http_proxy;
 mod identity_headers;
+mod introspection;
 mod jwt;
 mod limits;
 mod logs;
@@ -23,4 +26,5 @@ mod reload;
 mod sessions;
 mod strict_http;
 mod support;
+mod tickets;
 mod tls;

@@ -50,7 +50,9 @@ fn written_keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
         ".routes.identity.headers",
         ".policies.*.credentials.message.where",
     ];
-    const SECRETS: [&str; 6] = [
+    const SECRETS: &[&str] = &[
+        ".identity.assertion.key",
+        ".routes.identity.assertion.key",
         ".admin.token",
         ".verifiers.*.jwt.secret",
         ".verifiers.*.introspection.client_secret",

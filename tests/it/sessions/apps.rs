@@ -6,7 +6,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::support::{App, Jar, PostgresServer, Recipe, RedisServer, free_address};
+use crate::support::{App, Jar, PostgresServer, Recipe, Redis as RedisServer, free_address};
 
 const SERVER: &str = "ws://127.0.0.1:3000";
 const PAGES: &str = "http://127.0.0.1:3000";
@@ -58,7 +58,7 @@ fn is_good(gate: &Gate, old: &Jar) -> bool {
 
 #[test]
 fn express_sessions_in_redis_open_a_websocket_until_the_logout() {
-    let redis = RedisServer::start(None);
+    let redis = RedisServer::start();
     let address = redis.address().to_string();
     let url = format!("redis://{address}");
     let secret = canary("canary-express-secret");
@@ -154,7 +154,7 @@ fn django_sessions_in_a_cookie_open_a_websocket() {
 
 #[test]
 fn the_recipe_for_redis_and_that_for_a_django_cache_of_json_work_as_written() {
-    let redis = RedisServer::start(None);
+    let redis = RedisServer::start();
     let address = redis.address().to_string();
     let upstream = Upstream::start();
     let recipe = Recipe::read("redis.md");

@@ -1,8 +1,8 @@
-//! Databases of Debian's packages, started on addresses of their own, and the
-//! applications of `tests/e2e` that keep sessions in them.
+//! A database of Debian's packages, started on an address of its own, and the
+//! applications of `tests/e2e` that keep sessions.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -27,116 +27,6 @@ pub(crate) fn free_address() -> SocketAddr {
 fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
     Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill runs");
-}
-
-/// A running `redis-server`; gone on drop.
-pub(crate) struct RedisServer {
-    child: Child,
-    directory: TempDir,
-    arguments: Vec<String>,
-    address: SocketAddr,
-    password: Option<String>,
-}
-
-impl RedisServer {
-    /// Starts one that wants `password`, if there is one.
-    #[track_caller]
-    pub(crate) fn start(password: Option<&str>) -> RedisServer {
-        RedisServer::start_at(free_address(), password, &[])
-    }
-
-    /// The same at `address`, with more `arguments`.
-    #[track_caller]
-    pub(crate) fn start_at(
-        address: SocketAddr,
-        password: Option<&str>,
-        arguments: &[&str],
-    ) -> RedisServer {
-        let directory = TempDir::new().expect("a directory");
-        let (host, port) = (address.ip().to_string(), address.port().to_string());
-        let mut all = vec!["--bind", &host, "--port", &port, "--save", "", "--appendonly", "no"];
-        if let Some(password) = password {
-            all.extend(["--requirepass", password]);
-        }
-        all.extend(arguments);
-        let arguments: Vec<String> = all.into_iter().map(str::to_owned).collect();
-        let child = RedisServer::spawn(&arguments, directory.path());
-        let password = password.map(str::to_owned);
-        let server = RedisServer { child, directory, arguments, address, password };
-        server.wait();
-        server
-    }
-
-    fn spawn(arguments: &[String], directory: &Path) -> Child {
-        Command::new("redis-server")
-            .args(arguments)
-            .current_dir(directory)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("redis-server starts (tests/run setup installs it)")
-    }
-
-    #[track_caller]
-    fn wait(&self) {
-        eventually("Redis answers", || TcpStream::connect(self.address).is_ok());
-        eventually("Redis is ready", || self.command(&["PING"]) == "PONG");
-    }
-
-    /// Ends it; what it held is gone.
-    pub(crate) fn stop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Starts it again where it was.
-    #[track_caller]
-    pub(crate) fn restart(&mut self) {
-        self.child = RedisServer::spawn(&self.arguments, self.directory.path());
-        self.wait();
-    }
-
-    /// Where it listens without TLS.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The text of what Redis answers.
-    #[track_caller]
-    pub(crate) fn command(&self, words: &[&str]) -> String {
-        let Ok(mut stream) = TcpStream::connect(self.address) else { return String::new() };
-        if let Some(password) = &self.password {
-            let _ = ask(&mut stream, &["AUTH", password]);
-        }
-        ask(&mut stream, words).unwrap_or_default()
-    }
-}
-
-/// What it answers; nothing if it ends the connection.
-fn ask(stream: &mut TcpStream, words: &[&str]) -> Option<String> {
-    let mut request = format!("*{}\r\n", words.len());
-    for word in words {
-        request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-    }
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let line = line.trim_end();
-    match line.strip_prefix('$').map(|length| length.parse::<usize>()) {
-        Some(Ok(length)) => {
-            let mut value = vec![0; length];
-            reader.read_exact(&mut value).ok()?;
-            Some(String::from_utf8_lossy(&value).into_owned())
-        }
-        _ => Some(line.trim_start_matches(['+', ':']).to_owned()),
-    }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }
 
 /// A running PostgreSQL with the user `gate` and the database `postgres`; gone on drop.
