@@ -8,14 +8,15 @@ use std::path::Path;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 use jsonwebtoken::{Algorithm, EncodingKey, Header as JwtHeader};
 use serde_json::json;
 use sockgate::clock::unix_now;
-use sockgate::credential::{CredentialConfig, Offered, Sources};
+use sockgate::credential::{CredentialConfig, Offered, Place, Sources};
+use sockgate::handshake::Host;
 use sockgate::relay::frame::{FrameScanner, Opcode, Step, encode_frame};
 use sockgate::telemetry::Redactor;
-use sockgate::verifier::{Credential, VerifierConfig, build};
+use sockgate::verifier::{Credential, Occasion, VerifierConfig, build};
 
 const SECRET: &str = "the-secret-of-the-bench-which-is-long-enough-..";
 const TARGET: &str =
@@ -109,7 +110,19 @@ fn jwt(bencher: Bencher<'_, '_>, algorithm: &str) {
     });
     let token = jsonwebtoken::encode(&JwtHeader::new(algorithm), &claims, &key).expect("a token");
     let credential = Credential { value: token.as_bytes(), basic: false };
-    let verify = || built.verifier.verify(black_box(&credential), now).now_or_never();
+    let host = Host { name: "app.example".into(), port: None };
+    let headers = HeaderMap::new();
+    let occasion = Occasion {
+        place: Place::Query("token"),
+        method: &Method::GET,
+        https: false,
+        host: &host,
+        path: "/ws",
+        query: None,
+        ip: [127, 0, 0, 1].into(),
+        headers: &headers,
+    };
+    let verify = || built.verifier.verify(black_box(&credential), &occasion, now).now_or_never();
     assert!(verify().is_some_and(|verified| verified.is_ok()), "the token is good");
     bencher.bench_local(verify);
 }

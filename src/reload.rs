@@ -184,6 +184,7 @@ impl Reloader {
         }
         self.admin.set_token(token);
         let plans = Arc::new(built.plans);
+        plans.start(&telemetry);
         self.gate.plans.store(Arc::clone(&plans));
         pipeline::judge_again(&self.gate, &old, &plans);
         telemetry.log.configure(&loaded.file.log);

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -57,6 +58,9 @@ pub enum SecretError {
     /// The secret is the empty string.
     #[error("the secret is empty")]
     Empty,
+    /// The secret is to be text, and is not.
+    #[error("is not UTF-8 text")]
+    NotText,
     /// The file cannot be read.
     #[error("cannot read {path}: {source}")]
     File {
@@ -96,6 +100,20 @@ impl SecretConfig {
         match self {
             SecretConfig::File(path) => Some(path),
             SecretConfig::Inline(_) | SecretConfig::Env(_) => None,
+        }
+    }
+}
+
+impl Hash for SecretConfig {
+    /// By what is written and, of a variable, by its value: so the same
+    /// configuration hashes alike, and another secret does not. What a file holds
+    /// is for the caller to add.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match self {
+            SecretConfig::Inline(secret) => secret.expose().hash(state),
+            SecretConfig::Env(name) => (name, std::env::var_os(name)).hash(state),
+            SecretConfig::File(path) => path.hash(state),
         }
     }
 }
@@ -178,6 +196,89 @@ impl JsonSchema for SecretConfig {
     }
 }
 
+/// A URL that may hold a password: written as a secret is, shown without what
+/// stands before its `@`.
+#[derive(Clone, Hash, Deserialize)]
+#[serde(transparent)]
+pub struct UrlConfig(pub SecretConfig);
+
+impl UrlConfig {
+    /// Fetches the URL; relative paths are relative to `base`.
+    ///
+    /// # Errors
+    /// As for any secret.
+    pub fn resolve(&self, base: &Path) -> Result<String, SecretError> {
+        let secret = self.0.resolve(base)?;
+        String::from_utf8(secret.expose().to_vec()).map_err(|_| SecretError::NotText)
+    }
+
+    /// The file that it is read from, if it is.
+    pub fn file(&self) -> Option<&Path> {
+        self.0.file()
+    }
+
+    fn shown(&self) -> Option<String> {
+        let SecretConfig::Inline(url) = &self.0 else { return None };
+        let text = std::str::from_utf8(url.expose()).ok()?;
+        let shown = without_userinfo(text).unwrap_or_else(|| text.to_owned());
+        Some(without_password(&shown).unwrap_or(shown))
+    }
+}
+
+impl fmt::Debug for UrlConfig {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.shown() {
+            Some(url) => formatter.write_str(&url),
+            None => self.0.fmt(formatter),
+        }
+    }
+}
+
+impl Serialize for UrlConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.shown() {
+            Some(url) => serializer.serialize_str(&url),
+            None => self.0.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for UrlConfig {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "SecretUrl".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<SecretConfig>()
+    }
+}
+
+/// `scheme://user:password@host` → `scheme://********@host`; none if there is
+/// nothing to hide.
+pub fn without_userinfo(text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let at = authority.rfind('@')?;
+    Some(format!("{scheme}://{MASK}{}", rest.get(at..)?))
+}
+
+/// `unix:/path?password=x` → `unix:/path?password=********`; none if there is
+/// nothing to hide.
+fn without_password(text: &str) -> Option<String> {
+    const NAME: &str = "password=";
+    let (start, query) = text.split_once('?')?;
+    let mask = |parameter: &str| match parameter.starts_with(NAME) {
+        true => format!("{NAME}{MASK}"),
+        false => parameter.to_owned(),
+    };
+    let masked: Vec<String> = query.split('&').map(mask).collect();
+    Some(format!("{start}?{}", masked.join("&")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,5 +309,20 @@ mod tests {
         assert!(matches!(read(r#""""#).unwrap().resolve(Path::new(".")), Err(SecretError::Empty)));
         assert!(read(r#"{"env": "A", "file": "b"}"#).is_err());
         assert!(read(r#"{"vault": "A"}"#).is_err());
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        let url = |json: &str| serde_json::from_str::<UrlConfig>(json).unwrap();
+        let shown = |json: &str| serde_json::to_string(&url(json)).unwrap();
+        let written = r#""https://ada:hunter2@id.example/x?y=@""#;
+        assert_eq!(shown(written), r#""https://********@id.example/x?y=@""#);
+        assert!(!format!("{:?}", url(written)).contains("hunter2"));
+        assert_eq!(url(written).resolve(Path::new(".")).ok().unwrap(), written.trim_matches('"'));
+        assert_eq!(shown(r#""https://id.example/""#), r#""https://id.example/""#);
+        assert_eq!(shown(r#"{"env":"A"}"#), r#"{"env":"A"}"#);
+        let socket = r#""unix:/run/redis.sock?db=1&password=hunter2&user=ada""#;
+        let masked = r#""unix:/run/redis.sock?db=1&password=********&user=ada""#;
+        assert_eq!(shown(socket), masked);
     }
 }

@@ -9,11 +9,11 @@ use serde::de::{IntoDeserializer, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A length of time: `250ms`, `10s`, `5m`, `12h`, `30d`; `0` is none.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Span(pub Duration);
 
 /// A number of bytes: `512`, `16KiB`, `1MiB`; `0` is none.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Size(pub u64);
 
 /// A part of a whole: `10%`, or an absolute count.
@@ -217,7 +217,7 @@ written_as_text!(Size, parse_size, SIZE_FORM);
 written_as_text!(Share, parse_share, SHARE_FORM);
 
 /// `one` or `[one, two]`: a list that may be written as its only element.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct OneOrMany<T>(pub Vec<T>);
 

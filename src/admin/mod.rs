@@ -29,6 +29,9 @@ pub struct Admin {
 
 type Answer = Response<Full<Bytes>>;
 
+/// Where the public keys of the assertions are (RFC 8615).
+const JWKS: &str = "/.well-known/sockgate/jwks.json";
+
 /// The most connections on a page of `/connections`.
 const PAGE: usize = 1000;
 
@@ -62,7 +65,7 @@ impl Admin {
     pub fn answer<B>(&self, request: &Request<B>, peer: IpAddr) -> Answer {
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
-            "/metrics" | "/healthz" | "/readyz" | "/connections" if !get => {
+            "/metrics" | "/healthz" | "/readyz" | "/connections" | JWKS if !get => {
                 not_allowed("GET, HEAD")
             }
             "/metrics" => self.metrics(),
@@ -70,6 +73,7 @@ impl Admin {
                 json_answer(StatusCode::OK, &json!({ "status": "ok", "pid": std::process::id() }))
             }
             "/readyz" => self.readiness(),
+            JWKS => self.jwks(),
             "/connections" => match self.may_look(request.headers(), peer) {
                 Ok(()) => self.connections(request.uri().query().unwrap_or_default()),
                 Err(status) => denied(status),
@@ -101,13 +105,21 @@ impl Admin {
         }
     }
 
+    /// Open: an upstream that asks for the keys has no token, and they are public.
+    fn jwks(&self) -> Answer {
+        answer(StatusCode::OK, "application/jwk-set+json", self.gate.plans.load().jwks.clone())
+    }
+
     fn readiness(&self) -> Answer {
         let (status, word) = match (self.gate.is_unready(), self.ready.load(Ordering::Acquire)) {
             (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             (false, true) => (StatusCode::OK, "ready"),
         };
-        json_answer(status, &json!({ "status": word, "degraded": [] }))
+        // Not a reason to be unready: that would take every replica out at once.
+        let plans = self.gate.plans.load();
+        let degraded: Vec<&str> = plans.degraded().collect();
+        json_answer(status, &json!({ "status": word, "degraded": degraded }))
     }
 
     /// Without a token, looking is for the loopback; with one, for its holder.

@@ -129,6 +129,8 @@ impl App {
                 Reloader::new(Arc::clone(&gate), Arc::clone(&admin), loaded, built.files, tls);
             tasks.spawn(reloader.run());
         }
+        // Nobody waits for it: a provider may be slow, or down.
+        gate.plans.load().start(&gate.telemetry);
         admin.set_ready();
         log.event(LogLevel::Info, "ready", &[]);
         Ok(App { gate, admin, addresses, admin_address, closing, tasks })

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::load::Loaded;
 use crate::credential::Sources;
-use crate::secret::{MASK, SecretConfig};
+use crate::secret::{SecretConfig, without_userinfo};
 use crate::unit::OneOrMany;
+use crate::verifier::VerifierConfig;
 
 impl Loaded {
     /// The configuration as YAML, defaults written out, secrets masked.
@@ -36,21 +37,17 @@ impl Loaded {
             named.extend([tls.cert.as_path(), tls.key.as_path()]);
         }
         named.extend(file.admin.token.as_ref().and_then(SecretConfig::file));
-        for verifier in file.verifiers.values() {
-            if let Some(jwt) = &verifier.jwt {
-                let secrets = jwt.secret.iter().flat_map(|secrets| &secrets.0);
-                named.extend(secrets.filter_map(SecretConfig::file));
-                named.extend(jwt.public_key.as_deref());
-                named.extend(jwt.jwks_file.as_deref());
-            }
-            named.extend(verifier.api_keys.as_ref().map(|keys| keys.file.as_path()));
-        }
+        named.extend(file.verifiers.values().flat_map(VerifierConfig::files));
         for route in &file.routes {
             if let Some(tls) = route.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {
                 let files = [&tls.ca, &tls.client_cert, &tls.client_key];
                 named.extend(files.into_iter().filter_map(|file| file.as_deref()));
             }
         }
+        let routes = file.routes.iter().filter_map(|route| route.identity.as_ref());
+        let identities = std::iter::once(&file.identity).chain(routes);
+        let assertions = identities.filter_map(|identity| identity.assertion.as_ref());
+        named.extend(assertions.flat_map(|assertion| assertion.files()));
         let own =
             self.path.file_name().map_or_else(|| self.path.clone(), |name| self.base.join(name));
         let mut files = vec![own];
@@ -72,14 +69,6 @@ fn mask_userinfo(value: &mut Value) {
         Value::Object(entries) => entries.values_mut().for_each(mask_userinfo),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-}
-
-/// `scheme://user:password@host` → `scheme://********@host`.
-fn without_userinfo(text: &str) -> Option<String> {
-    let (scheme, rest) = text.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let at = authority.rfind('@')?;
-    Some(format!("{scheme}://{MASK}{}", rest.get(at..)?))
 }
 
 #[cfg(test)]

@@ -110,9 +110,12 @@ pub struct RouteConfig {
     pub path: OneOrMany<String>,
     /// The name of a policy, `public` or `deny`.
     pub policy: String,
-    /// The server behind the route; none only with `deny`.
+    /// The server behind the route; none only with `deny` and `ticket`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamConfig>,
+    /// In place of a server: the name of the verifier whose tickets are issued here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
     /// With message authentication: what sockgate may accept before the upstream is asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subprotocols: Vec<String>,

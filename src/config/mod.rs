@@ -25,6 +25,7 @@ mod shape;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 pub use self::check::key as key_path;
 pub use self::file::{AdminConfig, FileConfig, PolicyConfig, RouteConfig};

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::address::{Address, Endpoint};
 use super::check::{BUILT_IN, Findings, defined, route_limits};
 use super::file::{FileConfig, RouteConfig};
+use super::tickets;
 use crate::problem::Problem;
 use crate::upstream::{UpstreamConfig, UpstreamTlsConfig};
 
@@ -40,6 +41,7 @@ pub(super) fn check(file: &FileConfig, findings: &mut Findings) {
         let access = access(route, file);
         policy(&path, route, access, file, findings);
         endpoints.push(upstream(&path, route, access, findings));
+        tickets::check(&path, route, file, findings);
         route_limits(&format!("{path}.limits"), &route.limits, file, findings);
         if route.allow_any_origin {
             findings.warning(
@@ -94,11 +96,15 @@ fn upstream(
     findings: &mut Findings,
 ) -> Option<Endpoint> {
     let Some(upstream) = &route.upstream else {
-        if access != Access::Closed {
+        if access != Access::Closed && route.ticket.is_none() {
             findings.lack(path, "needs an upstream: only the policy \"deny\" does without");
         }
         return None;
     };
+    if route.ticket.is_some() {
+        let message = "a route has exactly one of upstream and ticket: make two routes";
+        findings.problem(format!("{path}.ticket"), message);
+    }
     let path = format!("{path}.upstream");
     if access == Access::Closed {
         findings.warning(&path, "has no effect: the policy \"deny\" lets nobody through");

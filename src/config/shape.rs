@@ -90,10 +90,19 @@ fn cover(patch: &mut Patch, path: KeyPath, kind: &FaultKind) -> bool {
 }
 
 /// The words that the contract shows for "not there".
-const ABSENT: [(&str, &str); 9] = [
+const ABSENT: &[(&str, &str)] = &[
     ("server.tls", "none"),
     ("admin.token", "none"),
+    ("identity.assertion", "none"),
+    ("routes.[].identity.assertion", "none"),
     ("verifiers.*.jwt.typ", "none"),
+    ("verifiers.*.jwt.ca", "system"),
+    ("verifiers.*.session.ca", "system"),
+    ("verifiers.*.session.cookie_signature", "none"),
+    ("verifiers.*.session.cookie_format", "none"),
+    ("verifiers.*.introspection.ca", "system"),
+    ("verifiers.*.forward_auth.ca", "system"),
+    ("verifiers.*.ticket.ca", "system"),
     ("policies.*.require", "none"),
     ("policies.*.reject_message", "none"),
     ("policies.*.accept_message", "none"),
@@ -189,19 +198,16 @@ const PROCESS_LIMITS: [&str; 4] =
     ["connections", "unauthenticated", "header_timeout", "header_bytes"];
 
 /// Keys of the product that this version refuses by name.
-const LATER: [(&str, &[&str]); 13] = [
+const LATER: &[(&str, &[&str])] = &[
     ("", &["revocation"]),
     ("server", &["http2", "proxy_protocol"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
-    ("identity", &["assertion"]),
-    ("verifiers.*", &["session", "introspection", "forward_auth", "ticket"]),
-    ("verifiers.*.jwt", &["jwks_url", "ca", "allow_http", "timeout", "refresh"]),
+    ("verifiers.*", &["session"]),
     ("policies.*.lifetime", &["recheck", "recheck_stale", "refresh"]),
     ("policies.*.credentials.[]", &["client_cert", "dial"]),
     ("policies.*.credentials.[].message", &["dial"]),
     ("policies.*", &["dial"]),
-    ("routes.[]", &["ticket", "backchannel_logout", "dial"]),
-    ("routes.[].identity", &["assertion"]),
+    ("routes.[]", &["backchannel_logout", "dial"]),
     ("routes.[].upstream", &["frames", "proxy_protocol", "preamble", "dial"]),
 ];
 

@@ -15,7 +15,7 @@ mod subprotocol;
 
 use std::borrow::Cow;
 
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderName};
 
 pub use self::config::{
     CredentialConfig, Encoding, ForwardConfig, ForwardWord, MessageConfig, MessageFormat,
@@ -25,6 +25,7 @@ use self::cookie::CookieSource;
 use self::header::HeaderSource;
 pub use self::message::{LoginMessage, LoginWatch, MessageSource};
 use self::query::QuerySource;
+pub use self::query::without_parameter;
 use self::subprotocol::{PairSource, PrefixSource, Role};
 use crate::close::Reason;
 use crate::secret::Secret;
@@ -72,6 +73,21 @@ pub enum Finding {
         /// Malformed or ambiguous.
         reason: Reason,
     },
+}
+
+/// Where a credential stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// In the cookie of this name.
+    Cookie(&'a str),
+    /// In the query parameter of this name, decoded.
+    Query(&'a str),
+    /// In this header, under this scheme.
+    Header(&'a HeaderName, Scheme),
+    /// Among the offered subprotocols.
+    Subprotocol,
+    /// In the first message.
+    Message,
 }
 
 /// What one source sees: nothing, one value, or something that it refuses.
@@ -188,6 +204,24 @@ impl Sources {
         self.entries.get(index).map_or(&[], |entry| &entry.verifiers)
     }
 
+    /// Where the credential of the entry `index` stands.
+    pub fn place(&self, index: usize) -> Option<Place<'_>> {
+        self.entries.get(index).map(|entry| entry.source.place())
+    }
+
+    /// From now on the credential of the entry `index` is a cookie together with the
+    /// one that signs it, named `<name>.sig`. False if the entry is no cookie.
+    #[must_use]
+    pub fn sign_cookie(&mut self, index: usize) -> bool {
+        match self.entries.get_mut(index).map(|entry| &mut entry.source) {
+            Some(Source::Cookie(cookie)) => {
+                cookie.sign();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The names of query parameters that hold credentials.
     pub fn query_names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().filter_map(|entry| match &entry.source {
@@ -226,6 +260,16 @@ impl Source {
             Source::Prefix(_) => "subprotocol",
             Source::Pair(_) => "subprotocol_pair",
             Source::Message(_) => MessageSource::KIND,
+        }
+    }
+
+    fn place(&self) -> Place<'_> {
+        match self {
+            Source::Cookie(cookie) => Place::Cookie(cookie.name()),
+            Source::Query(query) => Place::Query(query.name()),
+            Source::Header(header) => Place::Header(header.name(), header.scheme()),
+            Source::Prefix(_) | Source::Pair(_) => Place::Subprotocol,
+            Source::Message(_) => Place::Message,
         }
     }
 
@@ -395,5 +439,12 @@ mod tests {
         assert_eq!(sources.cookie_names().collect::<Vec<_>>(), ["session"]);
         assert_eq!(sources.header_names().collect::<Vec<_>>(), ["authorization", "x-key"]);
         assert!(sources.message().is_some());
+        assert_eq!(sources.place(0), Some(Place::Cookie("session")));
+        assert_eq!(sources.place(1), Some(Place::Query("token")));
+        let authorization = Place::Header(&http::header::AUTHORIZATION, Scheme::Bearer);
+        assert_eq!(sources.place(2), Some(authorization));
+        assert_eq!(sources.place(5), Some(Place::Subprotocol));
+        assert_eq!(sources.place(6), Some(Place::Message));
+        assert_eq!(sources.place(7), None);
     }
 }

@@ -14,7 +14,7 @@ use crate::problem::Problem;
 const VARIABLES: [&str; 2] = ["identity", "request"];
 
 /// The longest value, in bytes.
-const MAX_VALUE: usize = 4096;
+pub(super) const MAX_VALUE: usize = 4096;
 
 /// Headers with a meaning of their own on this hop, or set by sockgate itself.
 const RESERVED: [&str; 17] = [
@@ -152,7 +152,7 @@ pub(super) fn is_reserved(name: &str) -> bool {
         || RESERVED_PREFIXES.iter().any(|prefix| folded.starts_with(prefix))
 }
 
-fn header_name(written: &str) -> Result<HeaderName, String> {
+pub(super) fn header_name(written: &str) -> Result<HeaderName, String> {
     let name = HeaderName::from_bytes(written.as_bytes())
         .map_err(|_| "is not a header name (RFC 9110, section 5.1)".to_owned())?;
     if is_reserved(name.as_str()) {
@@ -203,7 +203,7 @@ mod tests {
     fn compile(headers: &[(&str, &str)]) -> Result<IdentityHeaders, Vec<Problem>> {
         let headers: BTreeMap<String, String> =
             headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        IdentityHeaders::compile(&IdentityConfig { headers })
+        IdentityHeaders::compile(&IdentityConfig { headers, assertion: None })
     }
 
     fn computed(source: &str, claim: Value) -> Result<Option<Vec<u8>>, Reason> {

@@ -3,15 +3,19 @@
 //! An [`Identity`] is what a verifier proved about a credential. This room does
 //! not prove anything and does not decide what the identity may do.
 
+mod assertion;
 mod config;
 mod headers;
+mod signing_key;
 mod spoof;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-pub use self::config::IdentityConfig;
+pub use self::assertion::{Assertion, jwks};
+pub use self::config::{AssertionConfig, IdentityConfig};
 pub use self::headers::IdentityHeaders;
 pub use self::spoof::Spoofed;
 use crate::clock::UnixSeconds;
@@ -36,7 +40,8 @@ pub struct Identity {
 }
 
 /// The kind of a verifier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Method {
     /// None: nobody was proven.
     Anonymous,
@@ -44,6 +49,12 @@ pub enum Method {
     Jwt,
     /// `api_keys`.
     ApiKeys,
+    /// `session`.
+    Session,
+    /// `introspection`.
+    Introspection,
+    /// `forward_auth`.
+    ForwardAuth,
 }
 
 impl Method {
@@ -53,6 +64,9 @@ impl Method {
             Method::Anonymous => "anonymous",
             Method::Jwt => "jwt",
             Method::ApiKeys => "api_keys",
+            Method::Session => "session",
+            Method::Introspection => "introspection",
+            Method::ForwardAuth => "forward_auth",
         }
     }
 }
@@ -150,6 +164,11 @@ impl Identity {
         self.method.label()
     }
 
+    /// The same as a value.
+    pub fn kind(&self) -> Method {
+        self.method
+    }
+
     /// The name of the verifier.
     pub fn verifier(&self) -> &Arc<str> {
         &self.verifier
@@ -180,6 +199,11 @@ impl Identity {
         self.expires
     }
 
+    /// Seconds that clocks may differ.
+    pub fn leeway(&self) -> u32 {
+        self.leeway
+    }
+
     /// When the credential ends for the gate: with leeway.
     pub fn deadline(&self) -> Option<UnixSeconds> {
         self.expires.map(|at| at.saturating_add(i64::from(self.leeway)))
@@ -189,6 +213,11 @@ impl Identity {
     pub fn claims(&self) -> Map<String, Value> {
         // A verifier has read it already.
         serde_json::from_str(&self.claims).unwrap_or_default()
+    }
+
+    /// The same as they are kept: a JSON object.
+    pub fn claims_text(&self) -> &str {
+        &self.claims
     }
 
     /// Whether `other` is the same identity: verifier, issuer and subject.

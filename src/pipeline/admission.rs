@@ -12,10 +12,11 @@ use crate::clock;
 use crate::close::Reason;
 use crate::connection::{Arrival, Carrier, Place};
 use crate::credential::{Finding, Presented};
+use crate::handshake::Kind;
 use crate::identity::Identity;
 use crate::policy::{Decision, Permit, Rule, decide};
 use crate::telemetry::Record;
-use crate::verifier::{Credential, VerifyError};
+use crate::verifier::{Credential, Unavailable, VerifyError};
 
 /// What the head of a request proves.
 pub(super) enum Shown {
@@ -72,7 +73,17 @@ pub(super) async fn verify(
     };
     let started = Instant::now();
     let credential = Credential { value: presented.value.expose(), basic: presented.basic };
-    let judged = chain.verify(&credential, clock::unix_now()).await;
+    if let Some(spent) = chain.decider(&credential).filter(|decider| decider.tickets().is_some())
+        && matches!(exchange.opening.kind, Kind::Plain)
+    {
+        // A ticket is for one upgrade: it stays open for that.
+        record.verifier(spent.name());
+        return Err(Reason::InvalidCredential);
+    }
+    let judged = match exchange.occasion(presented.index) {
+        Some(occasion) => chain.verify(&credential, &occasion, clock::unix_now()).await,
+        None => return Err(Reason::InvalidCredential),
+    };
     if let Some(verifier) = &judged.verifier {
         record.verifier(verifier);
         exchange.gate.telemetry.metrics.auth_duration(verifier, started.elapsed().as_secs_f64());
@@ -83,7 +94,10 @@ pub(super) async fn verify(
             Ok(identity)
         }
         Err(VerifyError::Rejected(reason)) => Err(reason),
-        Err(VerifyError::Unavailable(_)) => Err(Reason::VerifierUnavailable),
+        Err(VerifyError::Unavailable(Unavailable(cause))) => {
+            record.cause(cause);
+            Err(Reason::VerifierUnavailable)
+        }
     }
 }
 

@@ -15,14 +15,14 @@ use crate::connection::{LiveLimits, SubjectLimit};
 use crate::credential::Sources;
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
-use crate::identity::{IdentityHeaders, Spoofed};
+use crate::identity::{self, Assertion, IdentityConfig, IdentityHeaders, Spoofed};
 use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, RateLimiter, Rule};
 use crate::problem::Problem;
 use crate::route::{RoutePattern, Router};
 use crate::telemetry::{Metrics, Redactor, RouteMetrics};
 use crate::unit::OneOrMany;
 use crate::upstream::{Endpoint, HttpClient};
-use crate::verifier::{self, Chain, Verifier};
+use crate::verifier::{Chain, Kept};
 
 /// What building gives besides the plans.
 pub struct Built {
@@ -43,7 +43,8 @@ pub struct Unusable {
 }
 
 /// Builds the plans of a loaded file: reads keys, compiles expressions. Rates
-/// that `before` has counted are kept, and connections to unchanged upstreams.
+/// that `before` has counted are kept, and so are verifiers of which nothing has
+/// changed, and connections to unchanged upstreams.
 ///
 /// # Errors
 /// All problems at once, by key path.
@@ -63,7 +64,9 @@ pub fn build(
     let verifiers = builder.verifiers();
     verifiers.keys().for_each(|name| metrics.expect_verifier(name));
     let policies = builder.policies(&verifiers);
-    let routes = builder.routes(&policies, metrics);
+    let assertion = builder.assertion("identity", &loaded.file.identity);
+    let parts = Parts { verifiers: &verifiers, policies: &policies, assertion: assertion.as_ref() };
+    let routes = builder.routes(&parts, metrics);
     let Builder { problems, warnings, files, .. } = builder;
     if !problems.is_empty() {
         return Err(Unusable { problems, warnings });
@@ -74,8 +77,12 @@ pub fn build(
     };
     let configured = identity_names(&loaded.file);
     let redactor = Redactor::new(credential_names(&loaded.file, policies.values()));
+    let assertions = routes.iter().filter_map(|(_, plan)| plan.assertion.as_deref());
+    let jwks = identity::jwks(assertion.as_deref().into_iter().chain(assertions));
     let plans = Plans {
+        jwks,
         router: Router::new(routes),
+        verifiers,
         spoofed: Spoofed::new(configured),
         proxies,
         redactor: Arc::new(redactor),
@@ -90,7 +97,11 @@ pub fn build(
 fn identity_names(file: &FileConfig) -> Vec<HeaderName> {
     let routes = file.routes.iter().filter_map(|route| route.identity.as_ref());
     let all = std::iter::once(&file.identity).chain(routes);
-    all.flat_map(|identity| identity.headers.keys()).filter_map(|name| name.parse().ok()).collect()
+    let names = |identity: &IdentityConfig| -> Vec<HeaderName> {
+        let assertion = identity.assertion.as_ref().map(|assertion| &assertion.header);
+        identity.headers.keys().chain(assertion).filter_map(|name| name.parse().ok()).collect()
+    };
+    all.flat_map(names).collect()
 }
 
 /// Every name under which a credential may travel.
@@ -117,7 +128,14 @@ struct Builder<'a> {
     files: Vec<PathBuf>,
 }
 
-type Verifiers = BTreeMap<String, Arc<dyn Verifier>>;
+/// What routes are made of besides their own keys.
+struct Parts<'a> {
+    verifiers: &'a Verifiers,
+    policies: &'a Policies,
+    assertion: Option<&'a Arc<Assertion>>,
+}
+
+type Verifiers = BTreeMap<String, Arc<Kept>>;
 type Policies = BTreeMap<String, Arc<Access>>;
 
 impl Builder<'_> {
@@ -140,11 +158,12 @@ impl Builder<'_> {
         let mut verifiers = Verifiers::new();
         for (name, config) in &self.file.verifiers {
             let prefix = key_path("verifiers", name);
-            if let Some(built) = self.take(&prefix, verifier::build(name, config, self.base)) {
-                self.warnings
-                    .extend(built.warnings.into_iter().map(|warning| warning.under(&prefix)));
-                self.files.extend(built.files);
-                verifiers.insert(name.clone(), built.verifier);
+            let before = self.before.and_then(|plans| plans.verifiers.get(name));
+            if let Some(kept) = self.take(&prefix, Kept::or_new(before, name, config, self.base)) {
+                let warnings = kept.built.warnings.iter().cloned();
+                self.warnings.extend(warnings.map(|warning| warning.under(&prefix)));
+                self.files.extend(kept.built.files.iter().cloned());
+                verifiers.insert(name.clone(), kept);
             }
         }
         verifiers
@@ -195,13 +214,21 @@ impl Builder<'_> {
             config.accept_message.as_deref(),
             &["identity", "request", "message"],
         );
-        let sources = sources?;
-        let chains = (0..config.credentials.len())
-            .map(|index| {
-                let named = sources.verifiers(index).iter().filter_map(|name| verifiers.get(name));
-                Chain::new(named.cloned().collect())
-            })
-            .collect();
+        let mut sources = sources?;
+        let mut chains = Vec::new();
+        for index in 0..config.credentials.len() {
+            let named = sources.verifiers(index).iter().filter_map(|name| verifiers.get(name));
+            let named: Vec<_> = named.map(|kept| Arc::clone(&kept.built.verifier)).collect();
+            if named.iter().any(|verifier| verifier.wants_signature_cookie())
+                && (named.len() > 1 || !sources.sign_cookie(index))
+            {
+                let message = "cookie-session is a cookie that another one signs: write it as \
+                               { cookie: NAME, verifier: … }, with this verifier alone";
+                self.problems
+                    .push(Problem::new(at(&format!("credentials[{index}].verifier")), message));
+            }
+            chains.push(Chain::new(named));
+        }
         Some(Access {
             name: name.into(),
             deny: false,
@@ -227,13 +254,19 @@ impl Builder<'_> {
         }
     }
 
-    fn routes(&mut self, policies: &Policies, metrics: &Metrics) -> Vec<(RoutePattern, Arc<Plan>)> {
+    /// The assertion of one `identity` section; its keys are read once for all its
+    /// routes.
+    fn assertion(&mut self, prefix: &str, config: &IdentityConfig) -> Option<Arc<Assertion>> {
+        self.take(prefix, Assertion::compile(config, self.base)).flatten().map(Arc::new)
+    }
+
+    fn routes(&mut self, parts: &Parts<'_>, metrics: &Metrics) -> Vec<(RoutePattern, Arc<Plan>)> {
         let mut routes = Vec::new();
         for (index, config) in self.file.routes.iter().enumerate() {
             let prefix = format!("routes[{index}]");
             let pattern =
                 self.take(&prefix, RoutePattern::parse(config.host.as_deref(), &config.path.0));
-            let plan = self.route(&prefix, config, policies, metrics);
+            let plan = self.route(&prefix, config, parts, metrics);
             if let (Some(pattern), Some(plan)) = (pattern, plan) {
                 routes.push((pattern, Arc::new(plan)));
             }
@@ -265,11 +298,15 @@ impl Builder<'_> {
         &mut self,
         prefix: &str,
         config: &RouteConfig,
-        policies: &Policies,
+        parts: &Parts<'_>,
         metrics: &Metrics,
     ) -> Option<Plan> {
         let limits = self.file.limits.with(&config.limits);
         let identity = config.identity.as_ref();
+        let assertion = match identity {
+            Some(own) => self.assertion(&format!("{prefix}.identity"), own),
+            None => parts.assertion.cloned(),
+        };
         let identity_prefix =
             if identity.is_some() { format!("{prefix}.identity") } else { "identity".to_owned() };
         let identity = self.take(
@@ -287,7 +324,8 @@ impl Builder<'_> {
             }
         };
         // Names that do not resolve have been reported by `config` already.
-        let access = policies.get(&config.policy)?;
+        let access = parts.policies.get(&config.policy)?;
+        let issuer = config.ticket.as_ref().and_then(|name| parts.verifiers.get(name));
         let lifetime = self
             .file
             .policies
@@ -306,7 +344,9 @@ impl Builder<'_> {
             terms: terms(access, self.file.policies.get(&config.policy), &live),
             access: Arc::clone(access),
             upstream,
+            tickets: issuer.map(|kept| Arc::clone(&kept.built.verifier)),
             identity: identity?,
+            assertion,
             subprotocols: config.subprotocols.clone(),
             live,
             metrics: route_metrics,

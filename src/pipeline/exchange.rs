@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::gate::Gate;
 use super::plan::{Plan, Plans};
+use crate::clock;
 use crate::close::Reason;
 use crate::connection::Grounds;
 use crate::credential::{Finding, Offered};
@@ -21,6 +22,7 @@ use crate::handshake::{Client, Host, Kind, Opening};
 use crate::identity::Identity;
 use crate::policy::OwnOrigin;
 use crate::upstream::strip_hop_by_hop;
+use crate::verifier::Occasion;
 
 /// A request whose route is known.
 pub(super) struct Exchange {
@@ -53,6 +55,13 @@ impl Exchange {
             query: self.opening.query.as_deref(),
             subprotocols: &subprotocols,
         };
+        self.plan.access.sources.find(&offered, self.plan.limits.credential_bytes.0 as usize)
+    }
+
+    /// Looks for a credential in cookies and other headers alone.
+    pub(super) fn find_in_headers(&self) -> Finding {
+        let headers = &self.opening.headers;
+        let offered = Offered { headers, query: None, subprotocols: &[] };
         self.plan.access.sources.find(&offered, self.plan.limits.credential_bytes.0 as usize)
     }
 
@@ -96,6 +105,21 @@ impl Exchange {
             offer.subprotocols = sources.cut_subprotocols(&offered);
         }
         self.plans.spoofed.strip(&mut opening.headers);
+    }
+
+    /// What verifiers are told about the request, whose credential is that of the
+    /// entry `index`.
+    pub(super) fn occasion(&self, index: usize) -> Option<Occasion<'_>> {
+        Some(Occasion {
+            place: self.plan.access.sources.place(index)?,
+            method: &self.opening.method,
+            https: self.client.https,
+            host: &self.host,
+            path: &self.opening.path,
+            query: self.opening.query.as_deref(),
+            ip: self.client.ip,
+            headers: &self.opening.headers,
+        })
     }
 
     /// The variables that `expressions` use, of this request and of `identity`.
@@ -177,7 +201,7 @@ impl Exchange {
     /// The headers that the upstream gets: the client's, cleaned, and ours.
     ///
     /// # Errors
-    /// [`Reason::Forbidden`] if an identity value cannot be sent.
+    /// [`Reason::Forbidden`] if an identity value or the assertion cannot be sent.
     pub(super) fn upstream_headers(&self, identity: &Identity) -> Result<HeaderMap, Reason> {
         let mut headers = self.opening.headers.clone();
         for name in &HANDSHAKE {
@@ -188,6 +212,10 @@ impl Exchange {
             let variables = self.variables(Some(identity), |name| plan.uses(name));
             for (name, value) in plan.compute(identity.subject(), &variables)? {
                 headers.insert(name, value);
+            }
+            if let Some(assertion) = &self.plan.assertion {
+                let signed = assertion.sign(identity, &self.plan.name, clock::unix_now())?;
+                headers.insert(assertion.header().clone(), signed);
             }
         }
         set(&mut headers, FORWARDED_FOR, &self.client.ip.to_string());

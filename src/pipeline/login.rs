@@ -2,11 +2,13 @@
 //! the credential, and the upstream is dialled only after the permit.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderMap, Method};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
@@ -20,14 +22,15 @@ use super::upgrade::{Failure, dial, relay_settings};
 use crate::clock;
 use crate::close::Reason;
 use crate::connection::Carrier;
-use crate::credential::{LoginMessage, LoginWatch, MessageFormat, Presented};
+use crate::credential::{LoginMessage, LoginWatch, MessageFormat, Place, Presented};
+use crate::handshake::Host;
 use crate::identity::Identity;
 use crate::relay::frame::{Opcode, encode_frame};
 use crate::relay::{Endpoint, EndpointError, FirstMessage, Tap, TapVerdict, Watch};
 use crate::stream::Stream;
 use crate::telemetry::Record;
 use crate::upstream::Upgraded;
-use crate::verifier::{Credential, VerifyError};
+use crate::verifier::{Credential, Occasion, VerifyError};
 
 /// A client that has been upgraded and has yet to say who it is.
 pub(super) struct Login {
@@ -184,6 +187,17 @@ async fn send_up(upstream: &mut Upgraded, opcode: Opcode, payload: &[u8]) -> std
 pub(super) struct LoginTap {
     plan: Arc<super::plan::Plan>,
     identity: Arc<Identity>,
+    upgrade: Arc<Upgrade>,
+}
+
+/// What verifiers are told about the upgrade of a live connection; its headers
+/// are gone.
+struct Upgrade {
+    host: Host,
+    path: Box<str>,
+    query: Option<Box<str>>,
+    https: bool,
+    ip: IpAddr,
 }
 
 impl LoginTap {
@@ -197,6 +211,13 @@ impl LoginTap {
             MessageFormat::Json => Some(Box::new(LoginTap {
                 plan: Arc::clone(&exchange.plan),
                 identity: Arc::clone(identity),
+                upgrade: Arc::new(Upgrade {
+                    host: exchange.host.clone(),
+                    path: exchange.opening.path.as_str().into(),
+                    query: exchange.opening.query.as_deref().map(Into::into),
+                    https: exchange.client.https,
+                    ip: exchange.client.ip,
+                }),
             })),
             MessageFormat::Text => None,
         }
@@ -205,6 +226,7 @@ impl LoginTap {
     async fn judge(
         plan: &super::plan::Plan,
         identity: &Identity,
+        upgrade: &Upgrade,
         message: &[u8],
         text: bool,
     ) -> Result<(), Reason> {
@@ -213,7 +235,17 @@ impl LoginTap {
         let login = source.read(message, text)?;
         let chain = plan.access.chains.get(source.index()).ok_or(Reason::Forbidden)?;
         let credential = Credential { value: login.token.expose(), basic: false };
-        match chain.verify(&credential, clock::unix_now()).await.result {
+        let occasion = Occasion {
+            place: Place::Message,
+            method: &Method::GET,
+            https: upgrade.https,
+            host: &upgrade.host,
+            path: &upgrade.path,
+            query: upgrade.query.as_deref(),
+            ip: upgrade.ip,
+            headers: &HeaderMap::new(),
+        };
+        match chain.verify(&credential, &occasion, clock::unix_now()).await.result {
             Ok(proven) if proven.is_same(identity) => Ok(()),
             Ok(_) => Err(Reason::Forbidden),
             Err(VerifyError::Rejected(reason)) => Err(reason),
@@ -237,8 +269,9 @@ impl Tap for LoginTap {
         text: bool,
     ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
         let (plan, identity) = (Arc::clone(&self.plan), Arc::clone(&self.identity));
+        let upgrade = Arc::clone(&self.upgrade);
         Box::pin(async move {
-            match LoginTap::judge(&plan, &identity, &message, text).await {
+            match LoginTap::judge(&plan, &identity, &upgrade, &message, text).await {
                 Ok(()) => TapVerdict::Continue { reply: None },
                 Err(reason) => {
                     TapVerdict::Close { reason, code: reason.close_code(&plan.access.codes) }

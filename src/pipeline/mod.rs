@@ -15,6 +15,7 @@ mod plan;
 mod rejection;
 mod session;
 mod slots;
+mod ticket_desk;
 mod upgrade;
 
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use hyper::body::Incoming;
 pub use self::after::After;
 pub use self::build::{Built, Unusable, build};
 use self::exchange::{Exchange, fresh_request_id, sane_request_id};
-pub use self::explain::{Question, Report, explain};
+pub use self::explain::{Question, Report, Verdict, explain};
 pub use self::gate::{Gate, Link};
 pub use self::judge_again::judge_again;
 use self::plain::Plain;
@@ -35,6 +36,7 @@ pub use self::plan::{Access, Plan, Plans};
 use self::rejection::refusal;
 pub use self::rejection::{Body, raw_refusal};
 pub use self::slots::{Counts, Slots};
+use self::ticket_desk::TicketDesk;
 use self::upgrade::Upgrade;
 use crate::close::Reason;
 use crate::handshake::{Client, Host, Kind, MOST_TARGET, Opening, readable_target};
@@ -97,13 +99,14 @@ pub async fn serve(
         record.upstream(upstream.endpoint.label());
     }
     let is_upgrade = matches!(opening.kind, Kind::Upgrade(_));
-    let ip_slot = match enter_limits(&gate, &link, &plan, &client, is_upgrade) {
+    let counts = is_upgrade || plan.tickets.is_some();
+    let ip_slot = match enter_limits(&gate, &link, &plan, &client, is_upgrade, counts) {
         Ok(slot) => slot,
         Err(reason) => return refuse(record, reason),
     };
     let carries =
         plan.upstream.as_ref().is_some_and(|upstream| upstream.endpoint.carries_upgrades());
-    if plan.access.deny || (is_upgrade && !carries) {
+    if plan.access.deny || (is_upgrade && !carries && plan.tickets.is_none()) {
         return refuse(record, Reason::Forbidden);
     }
     let mut exchange = Exchange {
@@ -120,6 +123,9 @@ pub async fn serve(
     if !exchange.origin_allowed() {
         return refuse(record, Reason::OriginDenied);
     }
+    if exchange.plan.tickets.is_some() {
+        return TicketDesk { link: &link, exchange, record, _ip_slot: ip_slot }.answer(body).await;
+    }
     let finding = exchange.find();
     exchange.clean();
     match body {
@@ -129,20 +135,22 @@ pub async fn serve(
     }
 }
 
-/// The limits that count by address, and an upgrade's among the unauthenticated.
+/// The limits that count by address, and an upgrade's among the unauthenticated;
+/// `counts` among the handshakes.
 fn enter_limits(
     gate: &Gate,
     link: &Link,
     plan: &Plan,
     client: &Client,
     is_upgrade: bool,
+    counts: bool,
 ) -> Result<Option<IpSlot>, Reason> {
     let key = IpKey::of(client.ip);
     let limits = &plan.limits;
     if is_upgrade {
         link.unproven(gate)?;
     }
-    if is_upgrade
+    if counts
         && let Some(rate) = &plan.rate
         && !rate.admit(key, Instant::now())
     {

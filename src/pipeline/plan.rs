@@ -1,6 +1,7 @@
 //! What a configuration means: every route with its compiled parts, shared by all
 //! its connections.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,20 +12,24 @@ use crate::connection::LiveLimits;
 use crate::credential::Sources;
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
-use crate::identity::{IdentityHeaders, Spoofed};
+use crate::identity::{Assertion, IdentityHeaders, Spoofed};
 use crate::policy::{LimitsConfig, Origins, RateLimiter, Reject, Rule};
 use crate::relay::frame::{Opcode, encode_frame};
 use crate::route::Router;
-use crate::telemetry::{Redactor, RouteMetrics};
+use crate::telemetry::{Redactor, RouteMetrics, Telemetry};
 use crate::upstream::{Endpoint, HttpClient};
-use crate::verifier::Chain;
+use crate::verifier::{Chain, Kept, Verifier};
 
 /// The compiled configuration.
 pub struct Plans {
     /// Which plan applies to a host and path.
     pub router: Router<Arc<Plan>>,
+    /// Who proves identities, by name.
+    pub verifiers: BTreeMap<String, Arc<Kept>>,
     /// The headers that no client may set.
     pub spoofed: Spoofed,
+    /// The public keys of all assertions, as a JSON Web Key Set.
+    pub jwks: String,
     /// Which peers are believed about the client.
     pub proxies: TrustedProxies,
     /// Cuts credentials out of what is logged.
@@ -43,10 +48,14 @@ pub struct Plan {
     pub name: Arc<str>,
     /// Who may.
     pub access: Arc<Access>,
-    /// Where to; none only where nobody may.
+    /// Where to; none only where nobody may, and where tickets are issued.
     pub upstream: Option<Arc<Upstream>>,
+    /// Whose tickets are issued here, in place of an upstream.
+    pub tickets: Option<Arc<dyn Verifier>>,
     /// What the upstream is told.
     pub identity: IdentityHeaders,
+    /// The same in one signed token, where there is one.
+    pub assertion: Option<Arc<Assertion>>,
     /// With message authentication: what may be accepted before the upstream is asked.
     pub subprotocols: Vec<String>,
     /// The limits of this route.
@@ -99,6 +108,17 @@ pub struct Access {
 }
 
 impl Plans {
+    /// Begins what verifiers do by themselves: these plans are live now.
+    pub fn start(&self, telemetry: &Arc<Telemetry>) {
+        self.verifiers.values().for_each(|kept| kept.built.verifier.start(telemetry));
+    }
+
+    /// The names of the verifiers that cannot reach what they depend on.
+    pub fn degraded(&self) -> impl Iterator<Item = &str> {
+        let degraded = self.verifiers.values().filter(|kept| kept.built.verifier.is_degraded());
+        degraded.map(|kept| &**kept.built.verifier.name())
+    }
+
     /// The plan of the route that `name` labels.
     pub fn named(&self, name: &str) -> Option<&Arc<Plan>> {
         self.router.iter().find(|plan| *plan.name == *name)

@@ -32,6 +32,7 @@ pub struct Metrics {
     registry: Registry,
     families: Families,
     auth_duration: HistogramVec,
+    key_refreshes: IntCounterVec,
     config_reloads: IntCounterVec,
     config_last_reload_successful: IntGauge,
     routes: Mutex<HashMap<String, Arc<RouteMetrics>>>,
@@ -84,6 +85,12 @@ impl Metrics {
             "Time a verifier took to judge a credential.",
             &["verifier"],
         )?;
+        let key_refreshes = counter(
+            &registry,
+            "sockgate_key_refreshes_total",
+            "Fetches of the keys of an issuer, by outcome (success, failure).",
+            &["verifier", "outcome"],
+        )?;
         let config_reloads = counter(
             &registry,
             "sockgate_config_reloads_total",
@@ -107,6 +114,7 @@ impl Metrics {
             registry,
             families,
             auth_duration,
+            key_refreshes,
             config_reloads,
             config_last_reload_successful,
             routes: Mutex::default(),
@@ -152,6 +160,19 @@ impl Metrics {
         if let Ok(histogram) = self.auth_duration.get_metric_with_label_values(&[verifier]) {
             histogram.observe(seconds);
         }
+    }
+
+    /// Shows the fetches of keys of the verifier `name` before there were any.
+    pub fn expect_key_refreshes(&self, name: &str) {
+        for outcome in ["success", "failure"] {
+            add(&self.key_refreshes, &[name, outcome], 0);
+        }
+    }
+
+    /// The keys of a verifier were fetched, or should have been.
+    pub fn key_refresh(&self, verifier: &str, succeeded: bool) {
+        let outcome = if succeeded { "success" } else { "failure" };
+        add(&self.key_refreshes, &[verifier, outcome], 1);
     }
 
     /// The configuration was read again.
@@ -439,6 +460,7 @@ mod tests {
         route.duration(90.0);
         route.http_request(&status_label(401, true));
         metrics.auth_duration("app", 0.001);
+        metrics.key_refresh("app", true);
         metrics.config_reload(false);
         let text = metrics.render().unwrap();
         for line in [
@@ -453,6 +475,7 @@ mod tests {
             "sockgate_connection_duration_seconds_bucket{route=\"chat\",le=\"300\"} 1",
             "sockgate_http_requests_total{route=\"chat\",status=\"401\"} 1",
             "sockgate_auth_duration_seconds_count{verifier=\"app\"} 1",
+            "sockgate_key_refreshes_total{outcome=\"success\",verifier=\"app\"} 1",
             "sockgate_config_reloads_total{outcome=\"failure\"} 1",
             "sockgate_config_last_reload_successful 0",
             concat!("sockgate_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
@@ -474,10 +497,12 @@ mod tests {
         route.expect_ends();
         route.expect_decision("cookie", "app");
         metrics.expect_verifier("app");
+        metrics.expect_key_refreshes("app");
         let text = metrics.render().unwrap();
         for line in [
             "sockgate_auth_decisions_total{credential=\"cookie\",outcome=\"admitted\",reason=\"\",route=\"chat\",verifier=\"app\"} 0",
             "sockgate_auth_duration_seconds_count{verifier=\"app\"} 0",
+            "sockgate_key_refreshes_total{outcome=\"failure\",verifier=\"app\"} 0",
             "sockgate_upstream_errors_total{kind=\"timeout\",route=\"chat\"} 0",
             "sockgate_closes_total{code=\"1000\",initiator=\"client\",route=\"chat\"} 0",
             "sockgate_http_requests_total{route=\"chat\",status=\"2xx\"} 0",

@@ -3,13 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::config::UpstreamConfig;
+use crate::dial;
 use crate::listener::set_up;
 use crate::problem::Problem;
 use crate::stream::Stream;
@@ -144,32 +144,11 @@ impl Endpoint {
     }
 }
 
-/// How long one address of several may take before the next is tried.
-const PER_ADDRESS: Duration = Duration::from_secs(2);
-
 async fn dial_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
-    let addresses: Vec<_> =
-        tokio::net::lookup_host((host, port)).await.map_err(DialError::Resolve)?.collect();
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    let several = addresses.len() > 1;
-    for address in addresses {
-        let connecting = TcpStream::connect(address);
-        let connected = if several {
-            tokio::time::timeout(PER_ADDRESS, connecting)
-                .await
-                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        } else {
-            connecting.await
-        };
-        match connected {
-            Ok(stream) => {
-                set_up(&stream);
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(DialError::Connect(last))
+    let addresses = dial::resolve(host, port).await.map_err(DialError::Resolve)?;
+    let stream = dial::connect(&addresses).await.map_err(DialError::Connect)?;
+    set_up(&stream);
+    Ok(stream)
 }
 
 fn build_tls(

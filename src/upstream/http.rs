@@ -14,7 +14,6 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use hyper::body::{Bytes, Incoming};
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
@@ -100,9 +99,9 @@ struct Dialler {
 }
 
 impl tower_service::Service<Uri> for Dialler {
-    type Response = Dialled;
+    type Response = TokioIo<Stream>;
     type Error = DialError;
-    type Future = Pin<Box<dyn Future<Output = Result<Dialled, DialError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<Stream>, DialError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
         Poll::Ready(Ok(()))
@@ -112,47 +111,10 @@ impl tower_service::Service<Uri> for Dialler {
         let this = self.clone();
         Box::pin(async move {
             match tokio::time::timeout(this.connect_timeout, this.endpoint.dial()).await {
-                Ok(dialled) => dialled.map(|stream| Dialled(TokioIo::new(stream))),
+                Ok(dialled) => dialled.map(TokioIo::new),
                 Err(_) => Err(DialError::Connect(std::io::ErrorKind::TimedOut.into())),
             }
         })
-    }
-}
-
-/// A stream as the pool wants it.
-struct Dialled(TokioIo<Stream>);
-
-impl Connection for Dialled {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
-impl hyper::rt::Read for Dialled {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(context, buffer)
-    }
-}
-
-impl hyper::rt::Write for Dialled {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(context)
     }
 }
 

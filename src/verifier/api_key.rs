@@ -12,7 +12,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 
 use super::config::ApiKeysConfig;
-use super::{Built, Credential, Verification, Verifier, VerifyError, timestamp};
+use super::{Built, Credential, Occasion, Verification, Verifier, VerifyError, timestamp};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::{Identity, Method, Proof};
@@ -95,7 +95,12 @@ impl Verifier for ApiKeys {
         user_and_key(credential).is_some_and(|(_, key)| self.holders.contains_key(&Digest::of(key)))
     }
 
-    fn verify<'a>(&'a self, credential: &'a Credential<'a>, now: UnixSeconds) -> Verification<'a> {
+    fn verify<'a>(
+        &'a self,
+        credential: &'a Credential<'a>,
+        _: &'a Occasion<'a>,
+        now: UnixSeconds,
+    ) -> Verification<'a> {
         Box::pin(std::future::ready(self.judge(credential, now)))
     }
 }
@@ -254,7 +259,7 @@ mod tests {
             + &entry_of("canary-old", "subject: acme, expires: 1600000000");
         std::fs::write(dir.path().join("keys.yaml"), file).unwrap();
         let config = ApiKeysConfig { file: "keys.yaml".into() };
-        let config = VerifierConfig { jwt: None, api_keys: Some(config) };
+        let config = VerifierConfig { api_keys: Some(config), ..VerifierConfig::default() };
         let built = crate::verifier::build("partners", &config, dir.path()).ok().unwrap();
         assert_eq!(built.files, [dir.path().join("keys.yaml")]);
         assert!(built.warnings.is_empty());
@@ -265,7 +270,7 @@ mod tests {
             subject: "acme",
             method: "api_keys",
             wrong: b"canary-goo".to_vec(),
-            expired: b"canary-old".to_vec(),
+            expired: Some(b"canary-old".to_vec()),
             // The file of such a key does not load.
             without_subject: None,
         })

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Credential, Verifier, VerifyError};
+use super::{Credential, Occasion, Verifier, VerifyError};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::Identity;
@@ -41,11 +41,16 @@ impl Chain {
     }
 
     /// Has the deciding verifier judge `credential`.
-    pub async fn verify(&self, credential: &Credential<'_>, now: UnixSeconds) -> Verdict {
+    pub async fn verify(
+        &self,
+        credential: &Credential<'_>,
+        occasion: &Occasion<'_>,
+        now: UnixSeconds,
+    ) -> Verdict {
         match self.decider(credential) {
             Some(decider) => Verdict {
                 verifier: Some(Arc::clone(decider.name())),
-                result: decider.verify(credential, now).await,
+                result: decider.verify(credential, occasion, now).await,
             },
             None => Verdict { verifier: None, result: Err(Reason::InvalidCredential.into()) },
         }
@@ -57,8 +62,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::credential::Place;
     use crate::identity::{Method, Proof};
     use crate::verifier::Verification;
+    use crate::verifier::occasion::Asked;
 
     /// Recognises what begins with its letter; admits what ends in `!`.
     struct Letter(Arc<str>);
@@ -72,7 +79,12 @@ mod tests {
             credential.value.starts_with(self.0.as_bytes())
         }
 
-        fn verify<'a>(&'a self, credential: &'a Credential<'a>, _: i64) -> Verification<'a> {
+        fn verify<'a>(
+            &'a self,
+            credential: &'a Credential<'a>,
+            _: &'a Occasion<'a>,
+            _: i64,
+        ) -> Verification<'a> {
             Box::pin(async move {
                 if !credential.value.ends_with(b"!") {
                     return Err(Reason::Expired.into());
@@ -105,7 +117,8 @@ mod tests {
 
     async fn verdict(names: &[&str], value: &str) -> (Option<String>, Option<Reason>) {
         let credential = Credential { value: value.as_bytes(), basic: false };
-        let verdict = chain(names).verify(&credential, 0).await;
+        let asked = Asked::default();
+        let verdict = chain(names).verify(&credential, &asked.with(Place::Message), 0).await;
         (verdict.verifier.map(|name| name.to_string()), verdict.result.err().map(|e| e.reason()))
     }
 

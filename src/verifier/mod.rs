@@ -1,8 +1,9 @@
 //! Who a credential belongs to: a verifier turns what the client presented into
 //! an [`Identity`], or says why it cannot.
 //!
-//! A verifier knows neither where the credential stood (that is `credential`)
-//! nor what the identity may do (that is `policy`). Every kind passes the cases
+//! Where a credential stood makes no difference to what it proves (that is
+//! `credential`); a verifier that asks others merely passes it on. Nor does a
+//! verifier know what the identity may do (that is `policy`). Every kind passes the cases
 //! of `contract.rs`.
 
 mod api_key;
@@ -10,8 +11,16 @@ mod chain;
 mod config;
 #[cfg(test)]
 mod contract;
+mod endpoint;
+mod forward_auth;
 mod hash_key;
+mod introspection;
 mod jwt;
+mod kept;
+mod lookup;
+mod occasion;
+mod session;
+mod ticket;
 mod timestamp;
 
 use std::path::{Path, PathBuf};
@@ -19,12 +28,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use self::chain::{Chain, Verdict};
-pub use self::config::{ApiKeysConfig, JwtConfig, SignatureAlgorithm, VerifierConfig};
+pub use self::config::{
+    ApiKeysConfig, ClientAuthentication, ForwardAuthConfig, IntrospectionConfig, JwtConfig,
+    SignatureAlgorithm, TicketConfig, VerifierConfig,
+};
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
+pub use self::kept::Kept;
+pub use self::occasion::Occasion;
+pub use self::session::{
+    CookieFormat, CookieFormatConfig, CookieSignatureConfig, DjangoValueConfig, SecretsConfig,
+    SessionConfig, SignatureFormat, StoreConfig, ValueConfig, ValueFormat,
+};
+pub use self::ticket::{Issued, Tickets};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::Identity;
 use crate::problem::Problem;
+use crate::telemetry::Telemetry;
 
 /// What a client presented. Has no `Debug`: it is a secret.
 #[derive(Clone, Copy)]
@@ -48,15 +68,18 @@ pub enum VerifyError {
 
 /// The verifier cannot answer now; that says nothing about the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the verifier cannot answer")]
-pub struct Unavailable;
+#[error("the verifier cannot answer: {0}")]
+pub struct Unavailable(
+    /// What went wrong, for the operator; nothing of the request or its answer.
+    pub &'static str,
+);
 
 impl VerifyError {
     /// The reason of the refusal that follows.
     pub fn reason(self) -> Reason {
         match self {
             VerifyError::Rejected(reason) => reason,
-            VerifyError::Unavailable(Unavailable) => Reason::VerifierUnavailable,
+            VerifyError::Unavailable(Unavailable(_)) => Reason::VerifierUnavailable,
         }
     }
 }
@@ -81,8 +104,42 @@ pub trait Verifier: Send + Sync {
     /// bounded and without I/O; proves nothing.
     fn recognises(&self, credential: &Credential<'_>) -> bool;
 
-    /// Proves who the credential belongs to at `now`.
-    fn verify<'a>(&'a self, credential: &'a Credential<'a>, now: UnixSeconds) -> Verification<'a>;
+    /// Proves who the credential belongs to at `now`. A verifier that needs a
+    /// network is bounded in time.
+    fn verify<'a>(
+        &'a self,
+        credential: &'a Credential<'a>,
+        occasion: &'a Occasion<'a>,
+        now: UnixSeconds,
+    ) -> Verification<'a>;
+
+    /// Whether verifying asks somebody over a network.
+    fn asks(&self) -> bool {
+        false
+    }
+
+    /// Whether the cookie that holds the credential is signed by a second one, named
+    /// `<name>.sig`. The credential is both values then, a line end between them.
+    fn wants_signature_cookie(&self) -> bool {
+        false
+    }
+
+    /// Itself, if it issues what it verifies and verifying uses that up. Then it is
+    /// asked about upgrades alone, and never for a dry run.
+    fn tickets(&self) -> Option<&Tickets> {
+        None
+    }
+
+    /// Begins what the verifier does by itself, such as fetching keys: its
+    /// configuration is live now. Called in a runtime, and again at each reload
+    /// that keeps the verifier. Until then it makes no connection of its own accord.
+    fn start(&self, _telemetry: &Arc<Telemetry>) {}
+
+    /// Whether it cannot reach what it depends on, and so refuses or lives on what
+    /// it knows from before. Cheap.
+    fn is_degraded(&self) -> bool {
+        false
+    }
 }
 
 /// A verifier, ready to use.
@@ -102,17 +159,27 @@ pub struct Built {
 /// Everything that is wrong, at once; paths are relative to the verifier, such
 /// as `jwt.secret`. No message holds a secret.
 pub fn build(name: &str, config: &VerifierConfig, base: &Path) -> Result<Built, Vec<Problem>> {
-    let (kind, built) = match (&config.jwt, &config.api_keys) {
-        (Some(jwt), None) => ("jwt", jwt::build(name, jwt, base)),
-        (None, Some(api_keys)) => ("api_keys", api_key::build(name, api_keys, base)),
-        (None, None) => {
-            return Err(vec![Problem::new("", "a verifier needs a kind: jwt or api_keys")]);
+    let kind = config.kind().map_err(|message| vec![Problem::new("", message)])?;
+    let built = match config {
+        VerifierConfig { jwt: Some(jwt), .. } => jwt::build(name, jwt, base),
+        VerifierConfig { api_keys: Some(api_keys), .. } => api_key::build(name, api_keys, base),
+        VerifierConfig { session: Some(session), .. } => session::build(name, session, base),
+        VerifierConfig { introspection: Some(endpoint), .. } => {
+            introspection::build(name, endpoint, base)
         }
-        (Some(_), Some(_)) => {
-            let message = "a verifier has exactly one kind, not both jwt and api_keys: make two \
-                           verifiers, and name both in the credential's `verifier` list";
-            return Err(vec![Problem::new("", message)]);
+        VerifierConfig { forward_auth: Some(endpoint), .. } => {
+            forward_auth::build(name, endpoint, base)
         }
+        VerifierConfig { ticket: Some(ticket), .. } => ticket::build(name, ticket, base),
+        // A kind has been found, so one of them is there.
+        VerifierConfig {
+            jwt: None,
+            api_keys: None,
+            session: None,
+            introspection: None,
+            forward_auth: None,
+            ticket: None,
+        } => return Err(Vec::new()),
     };
     let under = |problems: Vec<Problem>| -> Vec<Problem> {
         problems.into_iter().map(|problem| problem.under(kind)).collect()
@@ -134,18 +201,18 @@ mod tests {
     #[test]
     fn a_verifier_has_exactly_one_kind() {
         let none = build("app", &config("{}"), Path::new(".")).err().unwrap();
-        assert_eq!(none[0].to_string(), "a verifier needs a kind: jwt or api_keys");
+        assert!(none[0].message.starts_with("needs exactly one kind: jwt, "), "{}", none[0]);
         let both = r#"{"jwt": {}, "api_keys": {"file": "keys.yaml"}}"#;
         let both = build("app", &config(both), Path::new(".")).err().unwrap();
-        assert!(both[0].message.contains("exactly one kind"), "{}", both[0]);
+        assert!(both[0].message.contains("but found jwt and api_keys"), "{}", both[0]);
     }
 
     #[test]
     fn unavailable_is_never_a_rejection() {
-        assert_eq!(VerifyError::from(Unavailable).reason(), Reason::VerifierUnavailable);
+        assert_eq!(VerifyError::from(Unavailable("down")).reason(), Reason::VerifierUnavailable);
         assert_eq!(VerifyError::from(Reason::Expired).reason(), Reason::Expired);
         assert_ne!(
-            VerifyError::from(Unavailable),
+            VerifyError::from(Unavailable("down")),
             VerifyError::Rejected(Reason::VerifierUnavailable)
         );
     }

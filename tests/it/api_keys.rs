@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 
 use super::support::{
-    Gate, Request, SECRET, Upstream, canary, run, run_with_input, token, unix_now,
+    Gate, Recipe, Request, SECRET, Upstream, canary, run, run_with_input, token, unix_now,
 };
 
 fn hash(key: &str) -> String {
@@ -118,6 +118,49 @@ fn hash_key_generates_a_key_of_256_bits_on_stderr() {
     assert_ne!(again.stderr, outcome.stderr);
     let gate = start(&as_entry(&outcome.stdout), &upstream);
     Request::upgrade("/ws/a").bearer(&canary(key)).open(gate.address()).echoes("hello");
+}
+
+#[test]
+fn the_recipe_works_as_written() {
+    let upstream = Upstream::start();
+    let recipe = Recipe::read("api-keys.md");
+    let page = recipe.file("keys.yaml");
+    let keys = ["canary-key-of-acme-in-the-recipe1", "canary-key-of-globex-in-the-recip"];
+    let mut ours = String::new();
+    let mut next = keys.iter();
+    for line in page.lines() {
+        match line.split_once("sha256: ") {
+            Some((start, _)) => {
+                let key = canary(next.next().expect("two keys"));
+                ours.push_str(&format!("{start}sha256: {}\n", hash(&key)));
+            }
+            None => ours.push_str(&format!("{line}\n")),
+        }
+    }
+    let directory = recipe.directory();
+    std::fs::write(directory.path().join("keys.yaml"), ours).expect("written");
+    let gate = recipe.start_in(directory, &[("ws://127.0.0.1:3000", &upstream.ws())], &[]);
+    let [acme, globex] = keys;
+    for request in [
+        Request::upgrade("/ws/a").bearer(acme),
+        Request::upgrade("/ws/a").header("X-Api-Key", acme),
+        Request::upgrade("/ws/a").header("Authorization", &basic(acme)),
+    ] {
+        request.open(gate.address()).echoes("hello");
+        let seen = upstream.last();
+        assert_eq!(seen.header("x-forwarded-user"), Some("acme"));
+        assert_eq!(seen.header("x-plan"), Some("gold"));
+        assert_eq!(seen.header("x-api-key"), None);
+    }
+    let closed = Request::upgrade("/ws/a").bearer(globex).closed(gate.address());
+    assert_eq!(closed.says(), (4003, "Forbidden"));
+}
+
+/// HTTP Basic without a user name.
+fn basic(key: &str) -> String {
+    use base64::Engine as _;
+    let pair = base64::engine::general_purpose::STANDARD.encode(format!(":{key}"));
+    format!("Basic {}", canary(&pair))
 }
 
 /// The printed entry, with whatever subject it proposes, as a whole file.

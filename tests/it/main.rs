@@ -5,19 +5,26 @@
 
 mod admin;
 mod api_keys;
+mod assertion;
 mod cli;
 mod credentials;
 mod drain;
+mod forward_auth;
 mod http_proxy;
 mod identity_headers;
+mod introspection;
 mod jwt;
 mod limits;
 mod logs;
 mod messages;
+mod oidc;
 mod origins;
+mod recipes;
 mod refusals;
 mod relay;
 mod reload;
+mod sessions;
 mod strict_http;
 mod support;
+mod tickets;
 mod tls;

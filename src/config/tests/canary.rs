@@ -24,11 +24,15 @@ verifiers:
     jwt:
       secret: §
       algorithms: [HS256]
+  published:
+    jwt:
+      jwks_url: https://user:§@id.example.com/keys
+      audience: any
 policies:
   members:
     credentials:
       - query: token
-        verifier: [app, other]
+        verifier: [app, other, published]
 routes:
   - path: /ws
     policy: members
@@ -38,8 +42,8 @@ routes:
 fn outputs(text: &str, environment: &[(&str, &str)]) -> String {
     match load_text(text, environment) {
         Ok(loaded) => {
-            let secrets =
-                loaded.file.verifiers.values().map(|one| &one.jwt.as_ref().unwrap().secret);
+            let secrets = loaded.file.verifiers.values().map(|one| one.jwt.as_ref().unwrap());
+            let secrets = secrets.map(|jwt| (&jwt.secret, &jwt.jwks_url));
             let secrets: Vec<_> = secrets.collect();
             let (admin, warnings) = (&loaded.file.admin, &loaded.warnings);
             format!("{}{admin:?}{secrets:?}{warnings:?}", loaded.effective())

@@ -39,7 +39,6 @@ routes: [{ name: x }]
         "zzz: unknown key (known: server, admin, log, limits, identity, verifiers, policies, routes)"]),
     ("keys of later versions", "
 server: { listen: ':80', http2: true, proxy_protocol: false, tls: { cert: a, key: b, client_ca: c } }
-identity: { assertion: none }
 revocation: none
 verifiers:
   app: { jwt: { jwks_url: 'https://x', timeout: 3s } }
@@ -51,29 +50,24 @@ policies:
       - { message: { format: mqtt }, verifier: app }
     lifetime: { recheck: 30s, refresh: none }
 routes:
-  - { path: /t, policy: m, ticket: t }
   - { path: /l, backchannel_logout: app }
   - { path: /v, policy: m, upstream: { url: 'tcp://a:1', frames: binary } }
   - { path: /w, policy: m, upstream: 'unix:/run/x' }
 ", &[
-        "identity.assertion: unknown key \"assertion\"; this version does not have it yet",
         "policies.m.credentials[0].client_cert: unknown key \"client_cert\"; this version does not have it yet",
         "policies.m.credentials[1].message.format: unknown value \"mqtt\"; this version does not have it yet",
         "policies.m.lifetime.recheck: unknown key \"recheck\"; this version does not have it yet",
         "policies.m.lifetime.refresh: unknown key \"refresh\"; this version does not have it yet",
         "revocation: unknown key \"revocation\"; this version does not have it yet",
-        "routes[0].ticket: unknown key \"ticket\"; this version does not have it yet",
-        "routes[1].backchannel_logout: unknown key \"backchannel_logout\"; this version does not have it yet",
-        "routes[1].policy: is required",
-        "routes[2].upstream.frames: unknown key \"frames\"; this version does not have it yet",
+        "routes[0].backchannel_logout: unknown key \"backchannel_logout\"; this version does not have it yet",
+        "routes[0].policy: is required",
+        "routes[1].upstream.frames: unknown key \"frames\"; this version does not have it yet",
         "server.http2: unknown key \"http2\"; this version does not have it yet",
         "server.proxy_protocol: unknown key \"proxy_protocol\"; this version does not have it yet",
         "server.tls.client_ca: unknown key \"client_ca\"; this version does not have it yet",
-        "verifiers.app.jwt.jwks_url: unknown key \"jwks_url\"; this version does not have it yet",
-        "verifiers.app.jwt.timeout: unknown key \"timeout\"; this version does not have it yet",
         "verifiers.s.session: unknown key \"session\"; this version does not have it yet",
-        "routes[2].upstream: raw upstreams (tcp:) are unknown; this version does not have them yet",
-        "routes[3].upstream: raw upstreams (unix:) are unknown; this version does not have them yet",
+        "routes[1].upstream: raw upstreams (tcp:) are unknown; this version does not have them yet",
+        "routes[2].upstream: raw upstreams (unix:) are unknown; this version does not have them yet",
     ]),
     ("shapes with several forms", "
 server: { listen: [':80', 5], trusted_proxies: [10.0.0.1, 10.0.0.0/8, x] }
@@ -156,8 +150,35 @@ verifiers:
 routes: [{ path: /, policy: deny }]
 ", &[
         "verifiers.both: has exactly one kind, but found jwt and api_keys",
-        "verifiers.\"a b\": needs exactly one kind: jwt or api_keys",
-        "verifiers.none: needs exactly one kind: jwt or api_keys",
+        "verifiers.\"a b\": needs exactly one kind: jwt, api_keys, introspection, forward_auth or ticket",
+        "verifiers.none: needs exactly one kind: jwt, api_keys, introspection, forward_auth or ticket",
+    ]),
+    ("tickets", "
+server: { listen: ':80' }
+verifiers:
+  app: { jwt: { jwks_file: a } }
+  t: { ticket: {} }
+policies:
+  cookies: { credentials: [{ cookie: s, verifier: [t, app] }] }
+  queries: { credentials: [{ query: t, verifier: t }, { cookie: s, verifier: t }] }
+  messages: { credentials: [{ query: t, verifier: app }, { message: { token: /t }, verifier: app }] }
+routes:
+  - { path: /a, policy: cookies, ticket: t }
+  - { path: /b, policy: cookies, ticket: tt }
+  - { path: /c, policy: cookies, ticket: app }
+  - { path: /d, policy: cookies, ticket: t, upstream: 'ws://a' }
+  - { path: /e, policy: queries, ticket: t }
+  - { path: /f, policy: messages, ticket: t }
+  - { path: /g, policy: public, ticket: t }
+  - { path: /h, policy: deny, ticket: t }
+", &[
+        "routes[1].ticket: no verifier named \"tt\" (defined: app, t; did you mean \"t\"?)",
+        "routes[2].ticket: the verifier \"app\" issues no tickets: its kind is not ticket",
+        "routes[3].ticket: a route has exactly one of upstream and ticket: make two routes",
+        "routes[4].policy: nobody could fetch a ticket: \"queries\" has no cookie or header credential (query parameters, subprotocols, messages and tickets themselves do not count here)",
+        "routes[5].policy: nobody could fetch a ticket: \"messages\" has no cookie or header credential (query parameters, subprotocols, messages and tickets themselves do not count here)",
+        "routes[6].policy: nobody could fetch a ticket: a ticket stands for whoever shows a cookie or a header, so the policy needs such a credential",
+        "routes[7].policy: nobody could fetch a ticket: a ticket stands for whoever shows a cookie or a header, so the policy needs such a credential",
     ]),
     ("policies", "
 server: { listen: ':80' }

@@ -1,23 +1,30 @@
 //! From what the file says to a verifier: keys are read and judged, every
 //! mistake is reported.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{Built, JwtConfig, SignatureAlgorithm};
-use super::cache::{Cache, LastHeader};
 use super::claims::{Audience, Rules};
 use super::key::{Key, Keys, Kind, PublicKey, TRIES};
+use super::publisher::Publisher;
+use super::remote::Remote;
 use super::token::{self, Types};
-use super::{Jwt, jwks};
+use super::{Jwt, KeySet, Source, jwks};
 use crate::expression::Expression;
+use crate::fetch::{Fetch, FetchSettings, Url};
 use crate::problem::Problem;
-use crate::secret::SecretConfig;
+use crate::secret::{SecretConfig, UrlConfig};
 use crate::unit::OneOrMany;
 
 /// The largest leeway: more would keep tokens alive that are meant to be dead.
 const LEEWAY: Duration = Duration::from_secs(300);
+
+/// How often published keys may be fetched. Not less often: they count for an hour
+/// if they cannot be.
+const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// What is gathered on the way.
 #[derive(Default)]
@@ -44,23 +51,15 @@ pub(in crate::verifier) fn build(
     base: &Path,
 ) -> Result<Built, Vec<Problem>> {
     let mut findings = Findings::default();
-    let keys = keys(config, base, &mut findings);
+    let source = source(name, config, base, &mut findings);
     let rules = rules(config, &mut findings);
     let types = types(config.typ.as_ref(), &mut findings);
     let subject = Expression::compile(&config.subject, &["claims"])
         .map_err(|error| findings.problem("subject", error.to_string()))
         .ok();
-    match (keys, subject) {
-        (Some(keys), Some(subject)) if findings.problems.is_empty() => Ok(Built {
-            verifier: Arc::new(Jwt {
-                name: name.into(),
-                keys,
-                types,
-                rules,
-                subject,
-                cache: Cache::new(),
-                last_header: LastHeader::default(),
-            }),
+    match (source, subject) {
+        (Some(source), Some(subject)) if findings.problems.is_empty() => Ok(Built {
+            verifier: Arc::new(Jwt { name: name.into(), source, types, rules, subject }),
             files: findings.files,
             warnings: findings.warnings,
         }),
@@ -68,20 +67,40 @@ pub(in crate::verifier) fn build(
     }
 }
 
-fn keys(config: &JwtConfig, base: &Path, findings: &mut Findings) -> Option<Keys> {
-    match (&config.secret, &config.public_key, &config.jwks_file) {
-        (Some(secrets), None, None) => secret_keys(config, &secrets.0, base, findings),
-        (None, Some(file), None) => public_key(config, &base.join(file), findings),
-        (None, None, Some(file)) => key_set(config, &base.join(file), findings),
-        (None, None, None) => {
-            findings.problem("", "needs a key source: secret, public_key or jwks_file");
+fn source(name: &str, config: &JwtConfig, base: &Path, findings: &mut Findings) -> Option<Source> {
+    let JwtConfig { secret, public_key, jwks_file, jwks_url, issuer, .. } = config;
+    let keys = match (secret, public_key, jwks_file, jwks_url) {
+        (Some(secrets), None, None, None) => secret_keys(config, &secrets.0, base, findings),
+        (None, Some(file), None, None) => pem_key(config, &base.join(file), findings),
+        (None, None, Some(file), None) => key_set(config, &base.join(file), findings),
+        (None, None, None, Some(url)) => {
+            return published(name, config, Published::At(url), base, findings);
+        }
+        (None, None, None, None) => match issuer.as_deref() {
+            Some(issuer) if !issuer.is_empty() => {
+                return published(name, config, Published::By(issuer), base, findings);
+            }
+            // An empty issuer is told as such.
+            Some(_) => None,
+            None => {
+                let message = "needs a key source: secret, public_key, jwks_file or jwks_url; or \
+                               an issuer, whose keys are discovered";
+                findings.problem("", message);
+                None
+            }
+        },
+        _ => {
+            let message = "has more than one of secret, public_key, jwks_file and jwks_url";
+            findings.problem("", message);
             None
         }
-        _ => {
-            findings.problem("", "has more than one of secret, public_key and jwks_file");
-            None
+    };
+    for (key, written) in [("ca", config.ca.is_some()), ("allow_http", config.allow_http)] {
+        if written {
+            findings.warning(key, "has no effect: the keys of this verifier are not fetched");
         }
     }
+    keys.map(|keys| Source::Fixed(Box::new(KeySet::new(keys))))
 }
 
 fn secret_keys(
@@ -119,7 +138,7 @@ fn secret_keys(
     Some(Keys { keys, by_id: false })
 }
 
-fn public_key(config: &JwtConfig, file: &Path, findings: &mut Findings) -> Option<Keys> {
+fn pem_key(config: &JwtConfig, file: &Path, findings: &mut Findings) -> Option<Keys> {
     let text = read("public_key", file, findings)?;
     match PublicKey::from_pem(&text) {
         Ok(public) => {
@@ -137,13 +156,106 @@ fn public_key(config: &JwtConfig, file: &Path, findings: &mut Findings) -> Optio
     }
 }
 
-fn key_set(config: &JwtConfig, file: &Path, findings: &mut Findings) -> Option<Keys> {
+/// Where keys are published.
+enum Published<'a> {
+    /// At a URL.
+    At(&'a UrlConfig),
+    /// By an issuer, who says where.
+    By(&'a str),
+}
+
+fn published(
+    name: &str,
+    config: &JwtConfig,
+    published: Published<'_>,
+    base: &Path,
+    findings: &mut Findings,
+) -> Option<Source> {
+    no_secrets(config, findings);
+    if config.audience.is_none() {
+        let message = "is required with published keys, which sign for everybody: name whom \
+                       tokens must be meant for, e.g. [chat], or write `any`";
+        findings.problem("audience", message);
+    }
+    if !REFRESH.contains(&config.refresh.0) {
+        let message = "must be 1s to 1h: keys count for an hour if they cannot be fetched again";
+        findings.problem("refresh", message);
+    }
+    findings.files.extend(config.ca.iter().map(|ca| base.join(ca)));
+    let publisher = match published {
+        Published::At(written) => key_url(config, written, base, findings)?,
+        Published::By(issuer) => discovery(config, issuer, base, findings)?,
+    };
+    Some(Source::Remote(Remote::new(
+        name.into(),
+        Box::new(publisher),
+        config.algorithms.clone(),
+        config.refresh.0,
+        config.timeout.0,
+    )))
+}
+
+fn key_url(
+    config: &JwtConfig,
+    written: &UrlConfig,
+    base: &Path,
+    findings: &mut Findings,
+) -> Option<Publisher> {
+    findings.files.extend(written.file().map(|file| base.join(file)));
+    let problem = |error: &dyn std::fmt::Display, findings: &mut Findings| {
+        findings.problem("jwks_url", error.to_string());
+    };
+    let text = written.resolve(base).map_err(|error| problem(&error, findings)).ok()?;
+    let url =
+        Url::read(&text, config.allow_http).map_err(|error| problem(&error, findings)).ok()?;
+    let fetch = fetch(config, base, url.is_https(), findings)?;
+    Some(Publisher::at(url, &format!("{written:?}"), fetch))
+}
+
+fn discovery(
+    config: &JwtConfig,
+    issuer: &str,
+    base: &Path,
+    findings: &mut Findings,
+) -> Option<Publisher> {
+    let https = match Url::read(issuer, config.allow_http) {
+        Ok(url) if url.has_userinfo() || issuer.contains('?') => {
+            let message = "without a key source its keys are discovered, so it must be a URL \
+                           without user name and query";
+            findings.problem("issuer", message);
+            return None;
+        }
+        Ok(url) => url.is_https(),
+        Err(error) => {
+            let message = format!("without a key source its keys are discovered: {error}");
+            findings.problem("issuer", message);
+            return None;
+        }
+    };
+    let fetch = fetch(config, base, https, findings)?;
+    Publisher::of(issuer, config.allow_http, fetch)
+        .map_err(|error| findings.problem("issuer", error.to_string()))
+        .ok()
+}
+
+fn fetch(config: &JwtConfig, base: &Path, https: bool, findings: &mut Findings) -> Option<Fetch> {
+    let JwtConfig { ca, allow_http, timeout, .. } = config;
+    let settings = FetchSettings { ca: ca.clone(), allow_http: *allow_http, timeout: *timeout };
+    Fetch::build(&settings, base, https).map_err(|problems| findings.problems.extend(problems)).ok()
+}
+
+/// It is a problem if an algorithm wants a secret where keys are public.
+fn no_secrets(config: &JwtConfig, findings: &mut Findings) {
     for (index, algorithm) in config.algorithms.iter().enumerate() {
         if Kind::of(*algorithm) == Kind::Secret {
             let message = format!("{} needs `secret`: a key set never holds one", algorithm.name());
             findings.problem(&format!("algorithms[{index}]"), message);
         }
     }
+}
+
+fn key_set(config: &JwtConfig, file: &Path, findings: &mut Findings) -> Option<Keys> {
+    no_secrets(config, findings);
     let text = read("jwks_file", file, findings)?;
     let usable = match jwks::read(&text, &config.algorithms) {
         Ok(usable) => usable,
@@ -238,17 +350,10 @@ fn rules(config: &JwtConfig, findings: &mut Findings) -> Rules {
 
 fn audience(written: Option<&OneOrMany<String>>, findings: &mut Findings) -> Audience {
     let Some(OneOrMany(names)) = written else { return Audience::Unset };
-    match names.as_slice() {
-        [any] if any == "any" => return Audience::Any,
-        names if names.iter().any(|name| name == "any") => {
-            findings.problem("audience", "`any` stands alone: it already admits every audience");
-        }
-        names if names.is_empty() || names.iter().any(String::is_empty) => {
-            findings.problem("audience", "must name an audience, or be `any`");
-        }
-        _ => {}
-    }
-    Audience::OneOf(names.iter().map(|name| name.as_str().into()).collect())
+    Audience::read(names).unwrap_or_else(|message| {
+        findings.problem("audience", message);
+        Audience::Unset
+    })
 }
 
 fn types(written: Option<&OneOrMany<String>>, findings: &mut Findings) -> Types {
@@ -260,4 +365,17 @@ fn types(written: Option<&OneOrMany<String>>, findings: &mut Findings) -> Types 
         findings.problem("typ", format!("{foreign} is for another use and always refused"));
     }
     Types::OneOf(types.iter().map(|typ| typ.as_str().into()).collect())
+}
+
+/// A verifier by `config` whose keys come from `source`.
+#[cfg(test)]
+pub(super) fn for_tests(name: &str, config: &JwtConfig, source: Source) -> Jwt {
+    let mut findings = Findings::default();
+    Jwt {
+        name: name.into(),
+        source,
+        types: types(config.typ.as_ref(), &mut findings),
+        rules: rules(config, &mut findings),
+        subject: Expression::compile(&config.subject, &["claims"]).ok().unwrap(),
+    }
 }

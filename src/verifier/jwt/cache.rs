@@ -1,8 +1,8 @@
 //! Tokens that were verified before, so that a client that comes back with the
 //! same one costs a hash instead of a signature and two texts of JSON.
 //!
-//! A cache belongs to one verifier, whose keys and rules never change: a reload
-//! makes another verifier, and with it another cache. It holds nothing of a token
+//! A cache belongs to one set of keys of one verifier, whose rules never change:
+//! when another set is fetched, or a reload makes another verifier, it goes. It holds nothing of a token
 //! but its hash, and nothing of one that was refused. That a token was good is not
 //! enough: whoever finds it here judges its times again.
 //!
@@ -43,7 +43,7 @@ pub(super) struct Known {
     pub(super) times: Times,
 }
 
-/// The tokens of one verifier.
+/// The tokens of one set of keys.
 pub(super) struct Cache {
     sets: Box<[Mutex<Set>]>,
 }

@@ -4,16 +4,57 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::super::SignatureAlgorithm;
 use super::key::{Key, Kind, PublicKey};
 
+/// How many keys of a set are looked at.
+const MOST: usize = 128;
+
 /// A key set as written.
 #[derive(Deserialize)]
 struct KeySet {
+    keys: First,
+}
+
+/// The first keys of a list, and how many more there are. The rest is not held: a
+/// set may come from elsewhere.
+struct First {
     keys: Vec<Value>,
+    more: usize,
+}
+
+impl<'de> Deserialize<'de> for First {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<First, D::Error> {
+        struct List;
+
+        impl<'de> Visitor<'de> for List {
+            type Value = First;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("a list of keys")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<First, A::Error> {
+                let mut first = First { keys: Vec::new(), more: 0 };
+                while first.keys.len() < MOST {
+                    match list.next_element()? {
+                        Some(key) => first.keys.push(key),
+                        None => return Ok(first),
+                    }
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    first.more += 1;
+                }
+                Ok(first)
+            }
+        }
+
+        deserializer.deserialize_seq(List)
+    }
 }
 
 /// The members of a key that matter here (RFC 7517 §4, RFC 7518 §6).
@@ -40,7 +81,7 @@ struct Jwk {
     y: Option<String>,
     /// Only to notice a private key.
     #[serde(default)]
-    d: Option<serde::de::IgnoredAny>,
+    d: Option<IgnoredAny>,
 }
 
 /// The text is not a key set.
@@ -60,7 +101,10 @@ pub(super) struct Usable {
 pub(super) fn read(text: &str, algorithms: &[SignatureAlgorithm]) -> Result<Usable, NotAKeySet> {
     let set: KeySet = serde_json::from_str(text).map_err(|_| NotAKeySet)?;
     let mut usable = Usable { keys: Vec::new(), remarks: Vec::new() };
-    for (index, written) in set.keys.into_iter().enumerate() {
+    if set.keys.more > 0 {
+        usable.remarks.push(format!("only the first {MOST} keys are looked at"));
+    }
+    for (index, written) in set.keys.keys.into_iter().enumerate() {
         let jwk = match serde_json::from_value::<Jwk>(written) {
             Ok(jwk) => jwk,
             Err(_) => {
@@ -216,6 +260,14 @@ mod tests {
         let (count, remarks) = usable(json!([private]), &[]);
         assert_eq!(count, 1);
         assert_eq!(remarks, ["keys[0] holds a private key, which has no business here"]);
+    }
+
+    #[test]
+    fn a_set_without_end_has_one() {
+        let key = Signer::p256().jwk();
+        let (count, remarks) = usable(json!(vec![key; MOST + 50]), &[]);
+        assert_eq!(count, MOST);
+        assert_eq!(remarks, ["only the first 128 keys are looked at"]);
     }
 
     #[test]

@@ -93,6 +93,15 @@ impl Keys {
             .any(|key| key.verify(signed, signature))
     }
 
+    /// Whether `header` names a key that is none of these.
+    pub(super) fn misses(&self, header: &Header) -> bool {
+        self.by_id
+            && header
+                .key_id
+                .as_deref()
+                .is_some_and(|id| self.keys.iter().all(|key| key.id.as_deref() != Some(id)))
+    }
+
     /// Whether a token without `kid` may be tried against only some of its keys.
     pub(super) fn is_crowded(&self) -> bool {
         SignatureAlgorithm::ALL.into_iter().any(|algorithm| {

@@ -1,4 +1,5 @@
-//! `jwt`: signed JSON Web Tokens (RFC 7519, RFC 8725) under static keys.
+//! `jwt`: signed JSON Web Tokens (RFC 7519, RFC 8725), under keys at hand or keys
+//! that an issuer publishes ([`remote`]).
 //!
 //! In this order: the form and the header ([`token`]), the signature ([`key`]),
 //! and only then the payload ([`claims`]). So a forged token is always invalid,
@@ -10,8 +11,12 @@
 mod build;
 mod cache;
 mod claims;
+mod discovery;
 mod jwks;
 mod key;
+mod publisher;
+mod remote;
+mod schedule;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -23,52 +28,132 @@ use serde_json::{Map, Value};
 pub(super) use self::build::build;
 use self::cache::{Cache, Known, LastHeader, TokenHash};
 use self::claims::Rules;
+pub(super) use self::claims::{Audience, Times, is_for_another_use};
 use self::key::Keys;
+use self::remote::{Missed, Remote};
 use self::token::Token;
-use super::{Credential, Verification, Verifier};
+use super::{Credential, Occasion, Verification, Verifier, VerifyError};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::expression::{Expression, Variables};
 use crate::identity::{Identity, Method, Proof};
+use crate::telemetry::Telemetry;
 
 /// Verifies the tokens of one issuer.
 struct Jwt {
     name: Arc<str>,
-    keys: Keys,
+    source: Source,
     types: token::Types,
     rules: Rules,
     subject: Expression,
-    /// What passed all of these.
+}
+
+/// Where keys come from.
+enum Source {
+    /// The configuration: they never change.
+    Fixed(Box<KeySet>),
+    /// The issuer.
+    Remote(Remote),
+}
+
+/// Keys, and what is known because of them: so that with a key go the tokens that
+/// it has signed.
+struct KeySet {
+    keys: Keys,
+    /// What passed everything.
     cache: Cache,
     last_header: LastHeader,
 }
 
+/// Why a token is not admitted, or not yet.
+enum Stopped {
+    Rejected(Reason),
+    /// The key that it names is not there.
+    KeyMissing,
+}
+
+impl From<Reason> for Stopped {
+    fn from(reason: Reason) -> Stopped {
+        Stopped::Rejected(reason)
+    }
+}
+
+type Judged = Result<Arc<Identity>, Stopped>;
+
+impl KeySet {
+    fn new(keys: Keys) -> KeySet {
+        KeySet { keys, cache: Cache::new(), last_header: LastHeader::default() }
+    }
+}
+
 impl Jwt {
-    fn judge(&self, credential: &[u8], now: UnixSeconds) -> Result<Arc<Identity>, Reason> {
-        let hash = TokenHash::of(credential);
-        if let Some(known) = hash.and_then(|hash| self.cache.find(&hash)) {
-            // The one thing about a token that changes.
-            return self.rules.judge_times(&known.times, now).map(|()| known.identity);
+    fn judge(&self, credential: &[u8], now: UnixSeconds) -> Judged {
+        match &self.source {
+            Source::Fixed(set) => self.judge_by(set, credential, now),
+            Source::Remote(remote) => match remote.current() {
+                Some(set) => self.judge_by(&set, credential, now),
+                None => {
+                    // What no key would help is told at once.
+                    Token::parse(credential)?.header(&self.types)?;
+                    Err(Stopped::KeyMissing)
+                }
+            },
         }
-        let known = self.judge_unknown(credential, now)?;
+    }
+
+    fn judge_by(&self, set: &KeySet, credential: &[u8], now: UnixSeconds) -> Judged {
+        let hash = TokenHash::of(credential);
+        if let Some(known) = hash.and_then(|hash| set.cache.find(&hash)) {
+            // The one thing about a token that changes.
+            self.rules.judge_times(&known.times, now)?;
+            return Ok(known.identity);
+        }
+        let known = self.judge_unknown(set, credential, now)?;
         let identity = Arc::clone(&known.identity);
         if let Some(hash) = hash {
-            self.cache.keep(hash, known);
+            set.cache.keep(hash, known);
         }
         Ok(identity)
     }
 
-    fn judge_unknown(&self, credential: &[u8], now: UnixSeconds) -> Result<Known, Reason> {
+    /// Judges what named a key that was not there: once more when keys were
+    /// fetched, and again if those were on their way before it asked.
+    async fn judge_again(
+        &self,
+        remote: &Remote,
+        credential: &[u8],
+        now: UnixSeconds,
+    ) -> Result<Arc<Identity>, VerifyError> {
+        let deadline = remote.patience();
+        while remote.miss(deadline).await? == Missed::Fetched {
+            match self.judge(credential, now) {
+                Ok(identity) => return Ok(identity),
+                Err(Stopped::Rejected(reason)) => return Err(reason.into()),
+                Err(Stopped::KeyMissing) => {}
+            }
+        }
+        Err(Reason::InvalidCredential.into())
+    }
+
+    fn judge_unknown(
+        &self,
+        set: &KeySet,
+        credential: &[u8],
+        now: UnixSeconds,
+    ) -> Result<Known, Stopped> {
         let token = Token::parse(credential)?;
         let header_text = token.header_text();
-        let last = self.last_header.find(header_text);
+        let last = set.last_header.find(header_text);
         let is_new = last.is_none();
         let header = last.map_or_else(|| token.header(&self.types), Ok)?;
-        if !self.keys.verify(&header, token.signed, token.signature) {
-            return Err(Reason::InvalidCredential);
+        if !set.keys.verify(&header, token.signed, token.signature) {
+            return Err(match set.keys.misses(&header) {
+                true => Stopped::KeyMissing,
+                false => Reason::InvalidCredential.into(),
+            });
         }
         if is_new {
-            self.last_header.keep(header_text, header);
+            set.last_header.keep(header_text, header);
         }
         let (claims, written) = token.claims().ok_or(Reason::InvalidCredential)?;
         let times = self.rules.judge(&claims, now)?;
@@ -116,8 +201,38 @@ impl Verifier for Jwt {
         }
     }
 
-    fn verify<'a>(&'a self, credential: &'a Credential<'a>, now: UnixSeconds) -> Verification<'a> {
-        let judged = self.judge(credential.value, now).map_err(Into::into);
+    fn verify<'a>(
+        &'a self,
+        credential: &'a Credential<'a>,
+        _: &'a Occasion<'a>,
+        now: UnixSeconds,
+    ) -> Verification<'a> {
+        let judged = match (self.judge(credential.value, now), &self.source) {
+            (Err(Stopped::KeyMissing), Source::Remote(remote)) => {
+                return Box::pin(self.judge_again(remote, credential.value, now));
+            }
+            (Err(Stopped::KeyMissing), Source::Fixed(_)) => Err(Reason::InvalidCredential.into()),
+            (Err(Stopped::Rejected(reason)), _) => Err(reason.into()),
+            (Ok(identity), _) => Ok(identity),
+        };
         Box::pin(std::future::ready(judged))
+    }
+
+    fn asks(&self) -> bool {
+        matches!(self.source, Source::Remote(_))
+    }
+
+    fn start(&self, telemetry: &Arc<Telemetry>) {
+        match &self.source {
+            Source::Fixed(_) => {}
+            Source::Remote(remote) => remote.start(telemetry),
+        }
+    }
+
+    fn is_degraded(&self) -> bool {
+        match &self.source {
+            Source::Fixed(_) => false,
+            Source::Remote(remote) => remote.is_degraded(),
+        }
     }
 }

@@ -16,7 +16,8 @@ use super::client::{Request, Response};
 use super::token::{SECRET, assert_no_canary};
 use super::{PATIENCE, eventually};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_sockgate");
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_sockgate");
 
 /// The configuration most tests start from: a verifier `app`, the policy
 /// `members` with every source, and `/ws/*` in front of `upstream`.

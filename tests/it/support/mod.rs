@@ -3,8 +3,12 @@
 //! deadlines throughout: a test reads from the top, and none can hang.
 
 mod client;
+mod database;
 mod frame;
 mod gate;
+mod provider;
+mod recipe;
+mod redis;
 mod token;
 mod upstream;
 
@@ -13,8 +17,12 @@ use std::time::{Duration, Instant};
 pub(crate) use self::client::{
     KEY, Request, Response, Socket, dial, exchange, nothing_comes, read_chunk,
 };
+pub(crate) use self::database::{App, Jar, PostgresServer, free_address};
 pub(crate) use self::frame::{Frame, Opcode};
 pub(crate) use self::gate::{Gate, Outcome, free_admin, members, policy, run, run_with_input};
+pub(crate) use self::provider::{Peer, Provider};
+pub(crate) use self::recipe::{Recipe, recipes};
+pub(crate) use self::redis::Redis;
 pub(crate) use self::token::{
     SECRET, Token, assert_no_canary, canary, percent_encode_all, token, unix_now,
 };

@@ -22,9 +22,34 @@ fn what_is_wrong_with_a_configuration_is_said_all_at_once() {
         }
         jwt
     };
+    let discovered = |rest: Value| {
+        let mut jwt = json!({"issuer": "https://id.example", "audience": "any"});
+        for (name, value) in rest.as_object().unwrap() {
+            jwt[name] = value.clone();
+        }
+        jwt
+    };
+    let published = |url: &str| json!({"jwks_url": url, "audience": "any"});
     let cases = [
         (json!({}), "jwt: needs a key source"),
-        (json!({"issuer": "https://id.example"}), "jwt: needs a key source"),
+        (json!({"issuer": ""}), "jwt.issuer: must not be empty"),
+        (hs(json!({"jwks_url": "https://id.example/keys"})), "jwt: has more than one of"),
+        (json!({"issuer": "https://id.example"}), "jwt.audience: is required with published keys"),
+        (json!({"jwks_url": "https://id.example/k"}), "jwt.audience: is required with published"),
+        (discovered(json!({"issuer": "id.example"})), "jwt.issuer: without a key source its keys"),
+        (discovered(json!({"issuer": "http://id.example"})), "https://, or set `allow_http: true`"),
+        (discovered(json!({"issuer": "https://a:canary@id.example"})), "without user name and"),
+        (discovered(json!({"issuer": "https://id.example/?canary"})), "without user name and"),
+        (discovered(json!({"algorithms": ["RS256", "HS256"]})), "jwt.algorithms[1]: HS256 needs"),
+        (discovered(json!({"timeout": "0"})), "jwt.timeout: must be more than 0"),
+        (discovered(json!({"refresh": "0"})), "jwt.refresh: must be 1s to 1h"),
+        (discovered(json!({"refresh": "61m"})), "jwt.refresh: must be 1s to 1h"),
+        (discovered(json!({"ca": "missing.pem"})), "jwt.ca: cannot read"),
+        (discovered(json!({"ca": "empty"})), "jwt.ca: "),
+        (discovered(json!({"audience": []})), "jwt.audience: must name an audience"),
+        (published("http://id.example/keys"), "jwt.jwks_url: plain HTTP to another machine"),
+        (published("canary"), "jwt.jwks_url: expected a URL such as"),
+        (published(""), "jwt.jwks_url: the secret is empty"),
         (hs(json!({"public_key": "rsa.pem"})), "jwt: has more than one of"),
         (hs(json!({"jwks_file": "jwks.json"})), "jwt: has more than one of"),
         (
@@ -107,4 +132,25 @@ fn a_good_configuration_names_its_files_and_what_deserves_a_look() {
     assert_eq!(built.files, [dir.path().join("secret")]);
     assert_eq!(built.warnings.len(), 1);
     assert!(built.warnings[0].to_string().starts_with("jwt.required_claims: without exp"));
+}
+
+#[test]
+fn what_concerns_fetching_has_no_effect_on_keys_at_hand() {
+    let jwt = json!({"secret": SECRET, "algorithms": ["HS256"], "allow_http": true, "ca": "x"});
+    let built = built(jwt, ".".as_ref()).ok().unwrap();
+    let warnings: Vec<String> = built.warnings.iter().map(ToString::to_string).collect();
+    let message = "has no effect: the keys of this verifier are not fetched";
+    assert_eq!(warnings, [format!("jwt.ca: {message}"), format!("jwt.allow_http: {message}")]);
+}
+
+#[test]
+fn the_files_of_fetched_keys_are_watched_and_nothing_is_asked_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(dir.path().join("ca.pem"), pair.cert.pem()).unwrap();
+    std::fs::write(dir.path().join("url"), "https://a:canary@id.example/keys\n").unwrap();
+    let jwt = json!({"jwks_url": {"file": "url"}, "audience": "any", "ca": "ca.pem"});
+    let built = built(jwt, dir.path()).ok().unwrap();
+    assert_eq!(built.files, ["ca.pem", "url"].map(|name| dir.path().join(name)));
+    assert!(built.verifier.is_degraded());
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::super::super::occasion::Asked;
 use super::super::super::{Chain, Credential, contract};
 use super::super::Reason;
 use super::sign::{Signer, b64};
 use super::{
     INVALID, NOW, SECRET, admits, claims, hs256, judge, key_set, public, refuses, secret, verifier,
 };
+use crate::credential::Place;
 
 #[tokio::test]
 async fn jwt_passes_the_contract_of_verifiers() {
@@ -32,7 +34,9 @@ async fn jwt_passes_the_contract_of_verifiers() {
             subject: "alice",
             method: "jwt",
             wrong: other.token(algorithm, &claims()).into_bytes(),
-            expired: signer.token(algorithm, &json!({"sub": "canary", "exp": 1})).into_bytes(),
+            expired: Some(
+                signer.token(algorithm, &json!({"sub": "canary", "exp": 1})).into_bytes(),
+            ),
             without_subject: Some(signer.token(algorithm, &json!({"exp": NOW + 60})).into_bytes()),
         })
         .await;
@@ -274,8 +278,14 @@ async fn a_token_that_comes_again_is_judged_by_the_clock_again() {
     let config = json!({"secret": SECRET, "algorithms": ["HS256"], "leeway": "30s"});
     let verifier = verifier(config, Path::new("."));
     let credential = Credential { value: token.as_bytes(), basic: false };
+    let asked = Asked::default();
+    let occasion = asked.with(Place::Message);
     let at = async |now| {
-        verifier.verify(&credential, now).await.map(|_| ()).map_err(|error| error.reason())
+        verifier
+            .verify(&credential, &occasion, now)
+            .await
+            .map(|_| ())
+            .map_err(|error| error.reason())
     };
     for _ in 0..2 {
         // A refusal is not remembered, and an admission does not outlive its time.

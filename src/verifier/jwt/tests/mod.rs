@@ -5,6 +5,7 @@ mod configured;
 mod forged;
 mod genuine;
 mod malformed;
+mod published;
 pub(super) mod sign;
 
 use std::path::Path;
@@ -13,9 +14,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use self::sign::Signer;
+use super::super::occasion::Asked;
 use super::super::{Built, Credential, Verifier, VerifierConfig, build};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
+use crate::credential::Place;
 use crate::identity::Identity;
 
 const NOW: UnixSeconds = 1_700_000_000;
@@ -70,7 +73,11 @@ pub(super) async fn judge(
     token: &[u8],
 ) -> Result<Arc<Identity>, Reason> {
     let credential = Credential { value: token, basic: false };
-    verifier.verify(&credential, NOW).await.map_err(|error| error.reason())
+    let asked = Asked::default();
+    verifier
+        .verify(&credential, &asked.with(Place::Message), NOW)
+        .await
+        .map_err(|error| error.reason())
 }
 
 /// Every row of `table` must be refused for its reason.

@@ -1,0 +1,71 @@
+//! From a host and a port to a TCP connection: the name is resolved anew each
+//! time, and its addresses are tried in turn. Whoever dials bounds the whole time.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+/// How long one address of several may take before the next is tried.
+const PER_ADDRESS: Duration = Duration::from_secs(2);
+
+/// The addresses of `host`: a name, or an IP address without brackets, which is
+/// taken as it is.
+///
+/// # Errors
+/// If the name does not resolve, or to nothing.
+pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+    if addresses.is_empty() { Err(io::ErrorKind::AddrNotAvailable.into()) } else { Ok(addresses) }
+}
+
+/// A connection to the first of `addresses` that takes one.
+///
+/// # Errors
+/// What the last address said.
+pub async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        let connecting = TcpStream::connect(address);
+        let connected = if addresses.len() > 1 {
+            tokio::time::timeout(PER_ADDRESS, connecting)
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        } else {
+            connecting.await
+        };
+        match connected {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn addresses_are_tried_in_turn() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        assert_eq!(connect(&[closed, open]).await.unwrap().peer_addr().unwrap(), open);
+        assert_eq!(connect(&[closed]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert!(connect(&[]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_address_is_not_looked_up() {
+        assert_eq!(resolve("::1", 7).await.unwrap(), ["[::1]:7".parse().unwrap()]);
+        assert_eq!(resolve("127.0.0.1", 7).await.unwrap(), ["127.0.0.1:7".parse().unwrap()]);
+        assert!(resolve("surely.invalid", 7).await.is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! Against a server that this file plays; a real Redis is asked in `tests/it`.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// Answers what it reads by `answer`, which is given the number of the
+/// connection and what was read; ends the connection on `None`.
+struct Server {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Server {
+    async fn start(answer: fn(usize, &str) -> Option<Vec<u8>>) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let number = counter.fetch_add(1, Ordering::SeqCst) + 1;
+                tokio::spawn(async move {
+                    let mut buffer = vec![0; 4096];
+                    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                        let read = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                        let Some(reply) = answer(number, &read) else { return };
+                        if stream.write_all(&reply).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Server { address, connections }
+    }
+
+    fn redis(&self, login: &str) -> Redis {
+        let url = Secret::new(format!("redis://{login}{}/0", self.address));
+        let options = Options { ca: None, timeout: Duration::from_millis(500) };
+        Redis::new(&url, &options).ok().unwrap()
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+fn ping() -> Pipeline {
+    let mut pipeline = pipe();
+    pipeline.cmd("PING");
+    pipeline
+}
+
+#[tokio::test]
+async fn one_connection_carries_every_question() {
+    let server =
+        Server::start(|_, read| Some(b"+PONG\r\n".repeat(read.matches("PING").count()))).await;
+    let redis = server.redis("");
+    assert_eq!(server.connections(), 0);
+    let ping = ping();
+    let asked = (0..20).map(|_| redis.ask(&ping));
+    for answer in futures_util::future::join_all(asked).await {
+        assert_eq!(answer.unwrap(), [Value::SimpleString("PONG".to_owned())]);
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_ended_is_opened_anew() {
+    let server = Server::start(|number, read| match (number, read.contains("LAST")) {
+        (1, true) => None,
+        _ => Some(b"+PONG\r\n".to_vec()),
+    })
+    .await;
+    let redis = server.redis("");
+    assert!(redis.ask(&ping()).await.is_ok());
+    let mut last = pipe();
+    last.cmd("LAST");
+    assert!(redis.ask(&last).await.is_ok());
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn nobody_there_is_unreachable_and_soon_said() {
+    let redis = {
+        let server = Server::start(|_, _| None).await;
+        // Nobody listens on a port that was just given back.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Server { address: free, ..server }.redis("")
+    };
+    let error = redis.ask(&ping()).await.unwrap_err();
+    assert!(matches!(error, RedisError::Unreachable(io::ErrorKind::ConnectionRefused)), "{error}");
+}
+
+#[tokio::test]
+async fn silence_ends_in_time_and_the_next_question_is_asked_anew() {
+    let server = Server::start(|number, _| {
+        Some(if number == 1 { Vec::new() } else { b"+PONG\r\n".to_vec() })
+    })
+    .await;
+    let redis = server.redis("");
+    assert!(matches!(redis.ask(&ping()).await, Err(RedisError::TimedOut)));
+    assert!(redis.ask(&ping()).await.is_ok());
+}
+
+#[tokio::test]
+async fn garbage_and_huge_answers_break_the_connection() {
+    let answers: [fn(usize, &str) -> Option<Vec<u8>>; 4] = [
+        |_, _| Some(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+        |_, _| Some(b"$1048577\r\naaaa".to_vec()),
+        |_, _| Some(b"*1000000000\r\n".to_vec()),
+        |_, _| Some(b"\0\xff\xfe\r\n".to_vec()),
+    ];
+    for answer in answers {
+        let server = Server::start(answer).await;
+        let error = server.redis("").ask(&ping()).await.unwrap_err();
+        assert!(matches!(error, RedisError::Broken(_)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_its_code_and_nothing_else() {
+    let server = Server::start(|_, read| {
+        Some(if read.contains("AUTH") {
+            b"-WRONGPASS canary is not the password\r\n".to_vec()
+        } else {
+            b"-WRONGTYPE Operation against canary\r\n".to_vec()
+        })
+    })
+    .await;
+    let error = server.redis("").ask(&ping()).await.unwrap_err();
+    assert_eq!(error.to_string(), "Redis refuses: WRONGTYPE");
+    let error = server.redis(":canary@").ask(&ping()).await.unwrap_err();
+    assert_eq!(error.to_string(), "Redis refuses: the login");
+    assert!(!format!("{error:?}").contains("canary"));
+}
+
+#[test]
+fn a_ca_without_tls_is_refused() {
+    let options = Options { ca: Some("ca.pem".into()), timeout: Duration::from_secs(1) };
+    let made = |url: &str| Redis::new(&Secret::new(url), &options).err().unwrap().to_string();
+    assert!(made("redis://h").contains("rediss://"));
+    assert!(made("unix:/r").contains("rediss://"));
+    assert!(made("rediss://h").contains("cannot read ca.pem"));
+}

@@ -1,0 +1,184 @@
+//! One-time tickets: a browser that cannot send a header, and should not put a
+//! long-lived token into a URL, fetches a ticket and shows it once.
+//!
+//! A ticket stands for the whole identity that its holder had proven. It is 128
+//! random bits; a store knows only what is derived of them (`sealed.rs`), so
+//! that whoever reads the store can neither use a ticket nor read an identity.
+//! Taking one out is a single step of the store: of a hundred who show the same
+//! ticket at once, on whatever replica, one gets in. So nothing is remembered
+//! here and nothing coalesced, unlike before other verifiers with a network.
+//!
+//! The credential that the ticket was issued for is not kept. To recheck the
+//! connection with it, it would have to go into what is sealed, with the name of
+//! the entry that it came from: there it is as safe as the identity.
+
+mod memory;
+mod sealed;
+mod shared;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Duration, Instant};
+
+use self::memory::Memory;
+use self::sealed::{Holder, Ticket};
+use self::shared::Shared;
+use super::config::{MEMORY, TicketConfig};
+use super::lookup::IN_FLIGHT;
+use super::{Built, Credential, Occasion, Unavailable, Verification, Verifier, VerifyError};
+use crate::clock::UnixSeconds;
+use crate::close::Reason;
+use crate::identity::Identity;
+use crate::problem::Problem;
+use crate::unit::Span;
+
+/// How many open tickets a subject has at most; one more and the oldest is gone.
+const MOST_PER_HOLDER: usize = 10;
+
+/// The tickets of one verifier.
+pub struct Tickets {
+    name: Arc<str>,
+    ttl: Duration,
+    store: Store,
+}
+
+enum Store {
+    Memory(Memory),
+    /// At most [`IN_FLIGHT`] questions at once; one more is unavailable at once.
+    Shared(Box<Shared>, Semaphore),
+}
+
+/// A ticket for the client. Has no `Debug`: it is a secret.
+pub struct Issued {
+    /// What the client shows.
+    pub ticket: String,
+    /// For how long, in whole seconds.
+    pub expires_in: i64,
+}
+
+impl Tickets {
+    /// A new ticket for `identity`, which is proven at `now`. It is open no longer
+    /// than the identity is valid.
+    ///
+    /// # Errors
+    /// Expired, or that the store cannot take it.
+    pub async fn issue(
+        &self,
+        identity: &Arc<Identity>,
+        now: UnixSeconds,
+    ) -> Result<Issued, VerifyError> {
+        let whole = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
+        let left = identity.deadline().map(|deadline| deadline.saturating_sub(now));
+        let expires_in = whole.min(left.unwrap_or(whole));
+        let open = match u64::try_from(expires_in) {
+            Ok(seconds @ 1..) => Duration::from_secs(seconds),
+            Ok(0) | Err(_) => return Err(Reason::Expired.into()),
+        };
+        let ticket = Ticket::fresh().ok_or(Unavailable("the system gives no random bytes"))?;
+        let holder = Holder::of(identity);
+        match &self.store {
+            Store::Memory(memory) => {
+                memory.put(ticket.id(), holder, Arc::clone(identity), open, Instant::now())?;
+            }
+            Store::Shared(shared, places) => {
+                let _place = places.try_acquire().map_err(|_| CROWDED)?;
+                shared.put(&ticket, &holder, identity, open).await?;
+            }
+        }
+        Ok(Issued { ticket: ticket.text(), expires_in })
+    }
+
+    async fn redeem(
+        &self,
+        credential: &Credential<'_>,
+        now: UnixSeconds,
+    ) -> Result<Arc<Identity>, VerifyError> {
+        let ticket = Ticket::read(credential.value).ok_or(Reason::InvalidCredential)?;
+        let identity = match &self.store {
+            Store::Memory(memory) => memory.take(&ticket.id(), Instant::now()),
+            Store::Shared(shared, places) => {
+                let _place = places.try_acquire().map_err(|_| CROWDED)?;
+                shared.take(&ticket).await?
+            }
+        };
+        let identity = identity.ok_or(Reason::InvalidCredential)?;
+        match identity.deadline() {
+            Some(deadline) if deadline <= now => Err(Reason::Expired.into()),
+            Some(_) | None => Ok(identity),
+        }
+    }
+}
+
+const CROWDED: Unavailable = Unavailable("too many tickets at once");
+
+impl Verifier for Tickets {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn recognises(&self, credential: &Credential<'_>) -> bool {
+        credential.value.starts_with(sealed::PREFIX.as_bytes())
+    }
+
+    fn verify<'a>(
+        &'a self,
+        credential: &'a Credential<'a>,
+        _: &'a Occasion<'a>,
+        now: UnixSeconds,
+    ) -> Verification<'a> {
+        Box::pin(self.redeem(credential, now))
+    }
+
+    fn asks(&self) -> bool {
+        matches!(self.store, Store::Shared(..))
+    }
+
+    fn is_degraded(&self) -> bool {
+        match &self.store {
+            Store::Memory(_) => false,
+            Store::Shared(shared, _) => shared.is_down(),
+        }
+    }
+
+    fn tickets(&self) -> Option<&Tickets> {
+        Some(self)
+    }
+}
+
+/// Makes the store that `config` names; opens nothing.
+pub(super) fn build(name: &str, config: &TicketConfig, base: &Path) -> Result<Built, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let allowed = Span::secs(1)..=Span::secs(600);
+    if !allowed.contains(&config.ttl) {
+        problems.push(Problem::new("ttl", "must be 1s to 10m: a ticket is used at once"));
+    }
+    let store = match store(name, config, base) {
+        Ok(store) => Some(store),
+        Err(problem) => {
+            problems.push(problem);
+            None
+        }
+    };
+    let (Some(store), true) = (store, problems.is_empty()) else { return Err(problems) };
+    let tickets = Arc::new(Tickets { name: name.into(), ttl: config.ttl.0, store });
+    let files = config.files().map(|file| base.join(file)).collect();
+    Ok(Built { verifier: tickets, files, warnings: Vec::new() })
+}
+
+fn store(name: &str, config: &TicketConfig, base: &Path) -> Result<Store, Problem> {
+    let written = config.store.resolve(base);
+    let written = written.map_err(|error| Problem::new("store", error.to_string()))?;
+    if written == MEMORY {
+        if config.ca.is_some() {
+            return Err(Problem::new("ca", "has no effect: a store in memory has no server"));
+        }
+        return Ok(Store::Memory(Memory::default()));
+    }
+    let shared = Shared::new(name, written, config, base)?;
+    Ok(Store::Shared(Box::new(shared), Semaphore::new(IN_FLIGHT)))
+}
+
+#[cfg(test)]
+mod tests;
