@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::{UNUSABLE, load};
 use crate::config::Loaded;
-use crate::pipeline::{self, Gate, Question};
+use crate::pipeline::{self, Gate, Question, Verdict};
 use crate::telemetry::{Log, Metrics, Telemetry};
 
 /// The request to explain.
@@ -38,7 +38,8 @@ pub(super) struct Arguments {
     live: bool,
 }
 
-/// Explains; the exit status is 0 for admit, 1 for refuse.
+/// Explains; the exit status is 0 for admit, 1 for refuse, 2 where that could not
+/// be found out.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let loaded = match load(&arguments.config) {
         Ok(loaded) => loaded,
@@ -68,7 +69,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(pipeline::explain(&gate, question, &names));
     print!("{}", report.text);
-    Ok(if report.admitted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match report.verdict {
+        Verdict::Admit => ExitCode::SUCCESS,
+        Verdict::Refuse => ExitCode::FAILURE,
+        Verdict::Unknown => ExitCode::from(UNUSABLE),
+    })
 }
 
 fn question(arguments: &Arguments) -> anyhow::Result<Question> {
@@ -106,8 +111,8 @@ fn question(arguments: &Arguments) -> anyhow::Result<Question> {
         }
     }
     let head = request.into_parts().0;
-    let Arguments { peer, live, .. } = *arguments;
-    Ok(Question { head, peer, tls, message: arguments.message.clone(), live })
+    let message = arguments.message.clone();
+    Ok(Question { head, peer: arguments.peer, tls, message, live: arguments.live })
 }
 
 /// What the credentials of `policy` are called, in order.

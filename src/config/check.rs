@@ -209,22 +209,15 @@ fn behind_a_proxy(path: &str, per_ip: [bool; 2], findings: &mut Findings) {
 }
 
 fn one_verifier(path: &str, verifier: &VerifierConfig, findings: &mut Findings) {
-    let VerifierConfig { jwt, api_keys } = verifier;
-    let kinds = [("jwt", jwt.is_some()), ("api_keys", api_keys.is_some())];
     // YAML folds the lines below a value into it when a key is missing.
     let spaced = |text: &String| text.contains(|c: char| c.is_whitespace() || c.is_control());
-    if jwt.as_ref().and_then(|jwt| jwt.issuer.as_ref()).is_some_and(spaced) {
+    if verifier.jwt.as_ref().and_then(|jwt| jwt.issuer.as_ref()).is_some_and(spaced) {
         findings.problem(format!("{path}.jwt.issuer"), "an issuer has no spaces or line ends");
     }
-    let written: Vec<&str> =
-        kinds.iter().filter(|(_, written)| *written).map(|(kind, _)| *kind).collect();
-    match written[..] {
-        [_] => {}
-        [] => findings.lack(path, "needs exactly one kind: jwt or api_keys"),
-        _ => {
-            let message = format!("has exactly one kind, but found {}", written.join(" and "));
-            findings.problem(path, message);
-        }
+    match verifier.kind() {
+        Ok(_) => {}
+        Err(message) if verifier.is_empty() => findings.lack(path, message),
+        Err(message) => findings.problem(path, message),
     }
 }
 

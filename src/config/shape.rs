@@ -90,11 +90,13 @@ fn cover(patch: &mut Patch, path: KeyPath, kind: &FaultKind) -> bool {
 }
 
 /// The words that the contract shows for "not there".
-const ABSENT: [(&str, &str); 10] = [
+const ABSENT: [(&str, &str); 12] = [
     ("server.tls", "none"),
     ("admin.token", "none"),
     ("verifiers.*.jwt.typ", "none"),
     ("verifiers.*.jwt.ca", "system"),
+    ("verifiers.*.introspection.ca", "system"),
+    ("verifiers.*.forward_auth.ca", "system"),
     ("policies.*.require", "none"),
     ("policies.*.reject_message", "none"),
     ("policies.*.accept_message", "none"),
@@ -195,7 +197,7 @@ const LATER: [(&str, &[&str]); 12] = [
     ("server", &["http2", "proxy_protocol"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
     ("identity", &["assertion"]),
-    ("verifiers.*", &["session", "introspection", "forward_auth", "ticket"]),
+    ("verifiers.*", &["session", "ticket"]),
     ("policies.*.lifetime", &["recheck", "recheck_stale", "refresh"]),
     ("policies.*.credentials.[]", &["client_cert", "dial"]),
     ("policies.*.credentials.[].message", &["dial"]),

@@ -48,6 +48,12 @@ impl QuerySource {
     }
 }
 
+/// `query` without the parameter `name`, whatever its escapes; `None` if nothing
+/// is left of it.
+pub fn without_parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    QuerySource::new(name).cut(Cow::Borrowed(query))
+}
+
 /// Cuts the parameters of `sources` from every `Referer`. One that is not text
 /// cannot be searched and goes as a whole.
 pub(super) fn cut_from_referer(sources: &[&QuerySource], headers: &mut HeaderMap) {

@@ -24,7 +24,7 @@ use rustls::pki_types::ServerName;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
-pub use self::url::{Url, UrlError};
+pub use self::url::{Url, UrlError, form_encoded};
 use crate::dial;
 use crate::problem::Problem;
 use crate::stream::Stream;

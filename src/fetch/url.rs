@@ -114,6 +114,23 @@ impl Url {
     }
 }
 
+/// `text` as a name or a value of a form
+/// (<https://url.spec.whatwg.org/#concept-urlencoded-serializer>).
+pub fn form_encoded(text: &[u8]) -> String {
+    let digit = |nibble: u8| char::from(b"0123456789ABCDEF"[usize::from(nibble & 15)]);
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'*' | b'-' | b'.' | b'_' => {
+                encoded.push(char::from(*byte));
+            }
+            b' ' => encoded.push('+'),
+            _ => encoded.extend(['%', digit(byte >> 4), digit(*byte)]),
+        }
+    }
+    encoded
+}
+
 /// Whether nobody is on the way to `host`.
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']);
@@ -199,6 +216,11 @@ mod tests {
             assert!(Url::read(text, false).is_ok(), "{text}");
         }
         assert!(Url::read("http://id.example/", true).is_ok());
+    }
+
+    #[test]
+    fn forms_are_encoded() {
+        assert_eq!(form_encoded("a b&c=d+é%~*-._".as_bytes()), "a+b%26c%3Dd%2B%C3%A9%25%7E*-._");
     }
 
     #[test]

@@ -44,6 +44,10 @@ pub enum Method {
     Jwt,
     /// `api_keys`.
     ApiKeys,
+    /// `introspection`.
+    Introspection,
+    /// `forward_auth`.
+    ForwardAuth,
 }
 
 impl Method {
@@ -53,6 +57,8 @@ impl Method {
             Method::Anonymous => "anonymous",
             Method::Jwt => "jwt",
             Method::ApiKeys => "api_keys",
+            Method::Introspection => "introspection",
+            Method::ForwardAuth => "forward_auth",
         }
     }
 }

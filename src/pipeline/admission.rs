@@ -15,7 +15,7 @@ use crate::credential::{Finding, Presented};
 use crate::identity::Identity;
 use crate::policy::{Decision, Permit, Rule, decide};
 use crate::telemetry::Record;
-use crate::verifier::{Credential, VerifyError};
+use crate::verifier::{Credential, Unavailable, VerifyError};
 
 /// What the head of a request proves.
 pub(super) enum Shown {
@@ -86,7 +86,10 @@ pub(super) async fn verify(
             Ok(identity)
         }
         Err(VerifyError::Rejected(reason)) => Err(reason),
-        Err(VerifyError::Unavailable(_)) => Err(Reason::VerifierUnavailable),
+        Err(VerifyError::Unavailable(Unavailable(cause))) => {
+            record.cause(cause);
+            Err(Reason::VerifierUnavailable)
+        }
     }
 }
 

@@ -14,12 +14,12 @@ use super::gate::Gate;
 use super::upstream_path;
 use crate::clock;
 use crate::close::Reason;
-use crate::credential::{Finding, LoginMessage};
+use crate::credential::{Finding, LoginMessage, Presented};
 use crate::handshake::{Host, Kind, Opening};
 use crate::identity::Identity;
 use crate::policy::{Decision, Reject, Rule, decide};
 use crate::route::Match;
-use crate::verifier::{Credential, VerifyError};
+use crate::verifier::{Credential, Verifier, VerifyError};
 
 /// The request to explain.
 pub struct Question {
@@ -31,7 +31,7 @@ pub struct Question {
     pub tls: bool,
     /// The first message, where the policy wants one.
     pub message: Option<String>,
-    /// Whether verifiers may ask over a network.
+    /// Whether verifiers may ask others over a network.
     pub live: bool,
 }
 
@@ -39,8 +39,31 @@ pub struct Question {
 pub struct Report {
     /// The steps, one a line; no credential in them.
     pub text: String,
-    /// Whether the client would be let in.
-    pub admitted: bool,
+    /// What would become of the client.
+    pub verdict: Verdict,
+}
+
+/// What would become of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It would be let in.
+    Admit,
+    /// It would be refused.
+    Refuse,
+    /// That depends on somebody who was not to be asked.
+    Unknown,
+}
+
+/// Why there is no more to tell.
+enum Stop {
+    Refused(String),
+    NotAsked,
+}
+
+impl From<String> for Stop {
+    fn from(refusal: String) -> Stop {
+        Stop::Refused(refusal)
+    }
 }
 
 struct Narrator {
@@ -62,12 +85,19 @@ pub async fn explain(
     names: &dyn Fn(&str) -> Vec<String>,
 ) -> Report {
     let mut narrator = Narrator { text: String::new() };
-    let verdict = narrate(&mut narrator, gate, question, names).await;
-    let admitted = verdict.is_ok();
-    if let Err(refusal) = verdict {
-        narrator.say("verdict", refusal);
-    }
-    Report { text: narrator.text, admitted }
+    let verdict = match narrate(&mut narrator, gate, question, names).await {
+        Ok(()) => Verdict::Admit,
+        Err(Stop::Refused(refusal)) => {
+            narrator.say("verdict", refusal);
+            Verdict::Refuse
+        }
+        Err(Stop::NotAsked) => {
+            narrator
+                .say("verdict", "unknown: this verifier asks over a network; let it with --live");
+            Verdict::Unknown
+        }
+    };
+    Report { text: narrator.text, verdict }
 }
 
 fn http_only(reason: Reason) -> String {
@@ -79,12 +109,9 @@ async fn narrate(
     gate: &Arc<Gate>,
     question: Question,
     names: &dyn Fn(&str) -> Vec<String>,
-) -> Result<(), String> {
+) -> Result<(), Stop> {
     let plans = gate.plans.load_full();
     let Question { head, peer, tls, message, live } = question;
-    if live {
-        plans.start(&gate.telemetry);
-    }
     let client = plans.proxies.client(Some(peer), tls, &head.headers);
     let request_id = match head.headers.get("x-request-id").and_then(sane_request_id) {
         Some(id) if client.trusted => id.into(),
@@ -104,7 +131,7 @@ async fn narrate(
     let host = host.unwrap_or(Host { name: "".into(), port: None });
     let Match::Found(plan, rest) = plans.router.find(&host.name, &opening.path) else {
         narrator.say("route", "none matches");
-        return Err(http_only(Reason::NoRoute));
+        return Err(http_only(Reason::NoRoute).into());
     };
     let base = plan.upstream.as_ref().and_then(|upstream| upstream.endpoint.base_path());
     let upstream_path = upstream_path(rest, &opening.path, base);
@@ -115,7 +142,7 @@ async fn narrate(
     let carries =
         plan.upstream.as_ref().is_some_and(|upstream| upstream.endpoint.carries_upgrades());
     if plan.access.deny || (is_upgrade && !carries) {
-        return Err(http_only(Reason::Forbidden));
+        return Err(http_only(Reason::Forbidden).into());
     }
     let mut exchange = Exchange {
         gate: Arc::clone(gate),
@@ -143,7 +170,7 @@ async fn narrate(
         ),
     );
     if !allowed {
-        return Err(http_only(Reason::OriginDenied));
+        return Err(http_only(Reason::OriginDenied).into());
     }
     let finding = exchange.find();
     exchange.clean();
@@ -159,14 +186,23 @@ async fn narrate(
         );
     }
     let readable = |reason: Reason| refusal(&exchange, is_upgrade, reason);
-    let unsaid = |stop: Stop| match stop {
-        Stop::Refused(reason) => readable(reason),
-        Stop::NotAsked => "unknown: say --live to have the verifier ask".to_owned(),
-    };
     let asked = if exchange.is_preflight() {
         (Arc::new(Identity::anonymous()), None)
     } else {
-        identify(narrator, &exchange, finding, message.as_deref(), live).await.map_err(unsaid)?
+        let (shown, read) = match show(narrator, &exchange, finding, message.as_deref(), is_upgrade)
+            .map_err(readable)?
+        {
+            Shown::Credential(presented, read) => (Some(presented), read),
+            Shown::Nothing => (None, None),
+        };
+        match shown {
+            Some(presented) if !live && asks(&exchange, &presented) => return Err(Stop::NotAsked),
+            Some(presented) => {
+                let identity = identify(narrator, &exchange, &presented).await.map_err(readable)?;
+                (identity, read)
+            }
+            None => (Arc::new(Identity::anonymous()), None),
+        }
     };
     let (identity, message) = asked;
     let nothing = Rule::default();
@@ -176,7 +212,7 @@ async fn narrate(
     if let Decision::Deny(denial) =
         decide(rule, Arc::clone(&identity), &variables, clock::unix_now())
     {
-        return Err(readable(denial.reason));
+        return Err(readable(denial.reason).into());
     }
     let headers = exchange.upstream_headers(&identity).map_err(readable)?;
     narrator.say("verdict", "admit");
@@ -205,70 +241,79 @@ fn tell_credentials(
     }
 }
 
-/// Why nobody was identified.
-enum Stop {
-    Refused(Reason),
-    /// That takes a network, which was not allowed.
-    NotAsked,
+/// What the client shows.
+enum Shown {
+    /// A credential, and the message that it stood in.
+    Credential(Presented, Option<Value>),
+    /// None, and none is needed.
+    Nothing,
 }
 
-impl From<Reason> for Stop {
-    fn from(reason: Reason) -> Stop {
-        Stop::Refused(reason)
+fn show(
+    narrator: &mut Narrator,
+    exchange: &Exchange,
+    finding: Finding,
+    message: Option<&str>,
+    is_upgrade: bool,
+) -> Result<Shown, Reason> {
+    let access = &exchange.plan.access;
+    match finding {
+        Finding::Present(presented) => return Ok(Shown::Credential(presented, None)),
+        Finding::Refused { reason, .. } => return Err(reason),
+        Finding::Absent => {}
     }
+    match (access.sources.message().filter(|_| is_upgrade), message) {
+        (Some(source), Some(message)) => {
+            let LoginMessage { token, parsed } = source.read(message.as_bytes(), true)?;
+            let presented =
+                Presented { index: source.index(), kind: "message", value: token, basic: false };
+            Ok(Shown::Credential(presented, Some(parsed)))
+        }
+        (None, _) if access.anonymous => {
+            narrator.say("identity", "anonymous");
+            Ok(Shown::Nothing)
+        }
+        (Some(_), None) => {
+            narrator.say(
+                "message",
+                "the client would be upgraded and asked for its first message; give it with \
+                 --message",
+            );
+            Err(Reason::MissingCredential)
+        }
+        (None, _) => Err(Reason::MissingCredential),
+    }
+}
+
+fn decider<'a>(exchange: &'a Exchange, presented: &Presented) -> Option<&'a Arc<dyn Verifier>> {
+    let credential = Credential { value: presented.value.expose(), basic: presented.basic };
+    exchange.plan.access.chains.get(presented.index)?.decider(&credential)
+}
+
+/// Whether the verifier that decides asks over a network.
+fn asks(exchange: &Exchange, presented: &Presented) -> bool {
+    decider(exchange, presented).is_some_and(|verifier| verifier.asks())
 }
 
 async fn identify(
     narrator: &mut Narrator,
     exchange: &Exchange,
-    finding: Finding,
-    message: Option<&str>,
-    live: bool,
-) -> Result<(Arc<Identity>, Option<Value>), Stop> {
-    let access = &exchange.plan.access;
-    let is_upgrade = matches!(exchange.opening.kind, Kind::Upgrade(_));
-    let mut read = None;
-    let (index, value, basic) = match finding {
-        Finding::Present(presented) => (presented.index, presented.value, presented.basic),
-        Finding::Refused { reason, .. } => return Err(reason.into()),
-        Finding::Absent => match (access.sources.message().filter(|_| is_upgrade), message) {
-            (Some(source), Some(message)) => {
-                let LoginMessage { token, parsed } = source.read(message.as_bytes(), true)?;
-                read = Some(parsed);
-                (source.index(), token, false)
-            }
-            (None, _) if access.anonymous => {
-                narrator.say("identity", "anonymous");
-                return Ok((Arc::new(Identity::anonymous()), None));
-            }
-            (Some(_), None) => {
-                narrator.say("message", "the client would be upgraded and asked for its first message; give it with --message");
-                return Err(Reason::MissingCredential.into());
-            }
-            (None, _) => return Err(Reason::MissingCredential.into()),
-        },
+    presented: &Presented,
+) -> Result<Arc<Identity>, Reason> {
+    let decided = decider(exchange, presented).zip(exchange.occasion(presented.index));
+    let Some((verifier, occasion)) = decided else {
+        narrator.say("verifier", "none recognises the credential");
+        return Err(Reason::InvalidCredential);
     };
-    let Some(chain) = access.chains.get(index) else {
-        return Err(Reason::InvalidCredential.into());
-    };
-    let Some(occasion) = exchange.occasion(index) else {
-        return Err(Reason::InvalidCredential.into());
-    };
-    let credential = Credential { value: value.expose(), basic };
-    if let Some(asks) = chain.decider(&credential).filter(|verifier| !live && verifier.asks()) {
-        let name = asks.name();
-        narrator.say("verifier", format_args!("{name}: asks over a network, so only with --live"));
-        return Err(Stop::NotAsked);
-    }
-    let verdict = chain.verify(&credential, &occasion, clock::unix_now()).await;
-    narrator
-        .say("verifier", verdict.verifier.as_deref().unwrap_or("none recognises the credential"));
-    let identity = verdict.result.map_err(|error| match error {
-        VerifyError::Rejected(reason) => reason,
-        VerifyError::Unavailable(why) => {
-            narrator.say("verifier", why);
-            Reason::VerifierUnavailable
+    narrator.say("verifier", verifier.name());
+    verifier.start(&exchange.gate.telemetry);
+    let credential = Credential { value: presented.value.expose(), basic: presented.basic };
+    let verified = verifier.verify(&credential, &occasion, clock::unix_now()).await;
+    let identity = verified.map_err(|error| {
+        if let VerifyError::Unavailable(unavailable) = error {
+            narrator.say("unavailable", unavailable);
         }
+        error.reason()
     })?;
     let expires =
         identity.expires().map_or("never".to_owned(), |at| clock::rfc3339(at.saturating_mul(1000)));
@@ -276,7 +321,7 @@ async fn identify(
         "identity",
         format_args!("{} by {}, expires {expires}", identity.subject(), identity.method()),
     );
-    Ok((identity, read))
+    Ok(identity)
 }
 
 fn refusal(exchange: &Exchange, is_upgrade: bool, reason: Reason) -> String {

@@ -27,7 +27,7 @@ use hyper::body::Incoming;
 pub use self::after::After;
 pub use self::build::{Built, Unusable, build};
 use self::exchange::{Exchange, fresh_request_id, sane_request_id};
-pub use self::explain::{Question, Report, explain};
+pub use self::explain::{Question, Report, Verdict, explain};
 pub use self::gate::{Gate, Link};
 pub use self::judge_again::judge_again;
 use self::plain::Plain;

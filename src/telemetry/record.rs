@@ -75,6 +75,7 @@ struct Opening {
     credential: Option<&'static str>,
     verifier: Option<Box<str>>,
     upstream: Option<Box<str>>,
+    cause: Option<&'static str>,
 }
 
 type Fields = Vec<(&'static str, Value)>;
@@ -149,6 +150,13 @@ impl Record {
         }
     }
 
+    /// Why the verifier could not answer; nothing of the request or its answer.
+    pub fn cause(&mut self, cause: &'static str) {
+        if let Stage::Opening(opening) = &mut self.stage {
+            opening.cause = Some(cause);
+        }
+    }
+
     /// Who it is.
     pub fn subject(&mut self, subject: &Arc<str>) {
         self.subject = (!subject.is_empty()).then(|| Arc::clone(subject));
@@ -207,7 +215,9 @@ impl Record {
         if let Some(code) = code {
             self.route.closes(Initiator::Sockgate, &code_label(code, &[code]));
         }
-        self.sampled(code, || self.opening_line(&opening, outcome.label(), Some(reason), status));
+        self.sampled(code, opening.cause, || {
+            self.opening_line(&opening, outcome.label(), Some(reason), status)
+        });
     }
 
     /// The connection ended.
@@ -302,13 +312,14 @@ impl Record {
     }
 
     /// Logs a refusal, unless there are too many of them.
-    fn sampled(&self, code: Option<u16>, line: impl FnOnce() -> Fields) {
+    fn sampled(&self, code: Option<u16>, cause: Option<&str>, line: impl FnOnce() -> Fields) {
         let Some(suppressed) = self.route.refusals.admit(unix_now()) else {
             return;
         };
         self.log(|| {
             let mut line = line();
             line.extend(code.map(|code| ("code", Value::from(code))));
+            line.extend(cause.map(|cause| ("cause", Value::from(cause))));
             if suppressed > 0 {
                 line.push(("suppressed", Value::from(suppressed)));
             }
@@ -321,7 +332,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Finished) {
             Stage::Opening(opening) => {
-                self.sampled(None, || self.opening_line(&opening, "abandoned", None, None));
+                self.sampled(None, None, || self.opening_line(&opening, "abandoned", None, None));
             }
             Stage::Open { since, .. } => {
                 self.route.duration(since.elapsed().as_secs_f64());
@@ -450,13 +461,19 @@ mod tests {
     fn a_refusal_has_one_line() {
         let (telemetry, lines) = telemetry();
         record(&telemetry).refused(Reason::Expired, 101, Some(4002));
-        record(&telemetry).refused(Reason::VerifierUnavailable, 503, None);
+        let mut unavailable = record(&telemetry);
+        unavailable.cause("no answer in time");
+        unavailable.refused(Reason::VerifierUnavailable, 503, None);
         let logged = lines.json(&telemetry.log);
         assert_eq!(logged.len(), 2);
         assert_eq!((&logged[0]["reason"], &logged[0]["code"]), (&"expired".into(), &4002.into()));
         assert_eq!(
             (&logged[1]["outcome"], &logged[1]["status"]),
             (&"unavailable".into(), &503.into())
+        );
+        assert_eq!(
+            (&logged[0]["cause"], &logged[1]["cause"]),
+            (&Value::Null, &"no answer in time".into())
         );
         assert!(!lines.text(&telemetry.log).contains("CANARY42"));
         for line in [

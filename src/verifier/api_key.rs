@@ -259,7 +259,7 @@ mod tests {
             + &entry_of("canary-old", "subject: acme, expires: 1600000000");
         std::fs::write(dir.path().join("keys.yaml"), file).unwrap();
         let config = ApiKeysConfig { file: "keys.yaml".into() };
-        let config = VerifierConfig { jwt: None, api_keys: Some(config) };
+        let config = VerifierConfig { api_keys: Some(config), ..VerifierConfig::default() };
         let built = crate::verifier::build("partners", &config, dir.path()).ok().unwrap();
         assert_eq!(built.files, [dir.path().join("keys.yaml")]);
         assert!(built.warnings.is_empty());
@@ -270,7 +270,7 @@ mod tests {
             subject: "acme",
             method: "api_keys",
             wrong: b"canary-goo".to_vec(),
-            expired: b"canary-old".to_vec(),
+            expired: Some(b"canary-old".to_vec()),
             // The file of such a key does not load.
             without_subject: None,
         })

@@ -10,7 +10,7 @@ use crate::secret::{SecretConfig, UrlConfig};
 use crate::unit::{OneOrMany, Span};
 
 /// One verifier: exactly one of the kinds.
-#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifierConfig {
     /// JSON Web Tokens (RFC 7519), under keys at hand or keys that an issuer publishes.
@@ -19,6 +19,59 @@ pub struct VerifierConfig {
     /// A file of hashed API keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_keys: Option<ApiKeysConfig>,
+    /// Opaque tokens, judged by the server that issued them (RFC 7662).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub introspection: Option<IntrospectionConfig>,
+    /// Whatever credential an endpoint of your own judges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward_auth: Option<ForwardAuthConfig>,
+}
+
+impl VerifierConfig {
+    /// The one kind that is written, as its key.
+    ///
+    /// # Errors
+    /// What to say if there is none, or more than one.
+    pub fn kind(&self) -> Result<&'static str, String> {
+        let VerifierConfig { jwt, api_keys, introspection, forward_auth } = self;
+        let kinds = [
+            ("jwt", jwt.is_some()),
+            ("api_keys", api_keys.is_some()),
+            ("introspection", introspection.is_some()),
+            ("forward_auth", forward_auth.is_some()),
+        ];
+        let written: Vec<&str> =
+            kinds.iter().filter(|(_, written)| *written).map(|(kind, _)| *kind).collect();
+        match written[..] {
+            [kind] => Ok(kind),
+            [] => {
+                let [most @ .., (last, _)] = kinds;
+                let most: Vec<&str> = most.iter().map(|(kind, _)| *kind).collect();
+                Err(format!("needs exactly one kind: {} or {last}", most.join(", ")))
+            }
+            _ => Err(format!("has exactly one kind, but found {}", written.join(" and "))),
+        }
+    }
+
+    /// Every file that is named; relative ones are relative to the configuration.
+    pub fn files(&self) -> Vec<&Path> {
+        let VerifierConfig { jwt, api_keys, introspection, forward_auth } = self;
+        let mut files: Vec<&Path> = jwt.iter().flat_map(JwtConfig::files).collect();
+        files.extend(api_keys.iter().map(|keys| keys.file.as_path()));
+        if let Some(IntrospectionConfig { url, client_secret, ca, .. }) = introspection {
+            files.extend([url.file(), client_secret.file(), ca.as_deref()].into_iter().flatten());
+        }
+        if let Some(ForwardAuthConfig { url, ca, .. }) = forward_auth {
+            files.extend([url.file(), ca.as_deref()].into_iter().flatten());
+        }
+        files
+    }
+
+    /// Whether no kind is written at all.
+    pub fn is_empty(&self) -> bool {
+        let VerifierConfig { jwt, api_keys, introspection, forward_auth } = self;
+        jwt.is_none() && api_keys.is_none() && introspection.is_none() && forward_auth.is_none()
+    }
 }
 
 /// `jwt`.
@@ -142,13 +195,71 @@ pub struct ApiKeysConfig {
     pub file: PathBuf,
 }
 
-impl VerifierConfig {
-    /// Every file that is named; relative ones are relative to the configuration.
-    pub fn files(&self) -> Vec<&Path> {
-        let VerifierConfig { jwt, api_keys } = self;
-        let jwt = jwt.iter().flat_map(JwtConfig::files);
-        jwt.chain(api_keys.iter().map(|keys| keys.file.as_path())).collect()
-    }
+/// `introspection`.
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IntrospectionConfig {
+    /// The introspection endpoint.
+    pub url: UrlConfig,
+    /// Who we are to the endpoint.
+    pub client_id: String,
+    /// What we prove it with.
+    pub client_secret: SecretConfig,
+    /// How both are sent.
+    #[serde(default)]
+    pub auth: ClientAuthentication,
+    /// The audiences of which `aud` must name one, or `any`; must be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<OneOrMany<String>>,
+    /// How long an answer is remembered, never past the token's end; 0 = not at all.
+    #[serde(default = "introspection_cache")]
+    pub cache: Span,
+    /// PEM file of the authorities to trust in place of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Allows plain HTTP to another machine.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// For one whole question and answer.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+}
+
+/// How a client proves itself to an authorization server (RFC 6749 §2.3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuthentication {
+    /// In `Authorization`.
+    #[default]
+    Basic,
+    /// In the body.
+    Post,
+}
+
+/// `forward_auth`.
+#[derive(Clone, Debug, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardAuthConfig {
+    /// The endpoint that judges a request by its headers.
+    pub url: UrlConfig,
+    /// CEL over `body` (JSON) and `headers` of the answer.
+    pub subject: String,
+    /// How long an answer is remembered, never past its end; 0 = not at all.
+    #[serde(default)]
+    pub cache: Span,
+    /// PEM file of the authorities to trust in place of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Allows plain HTTP to another machine.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// For one whole question and answer.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+}
+
+fn introspection_cache() -> Span {
+    Span::secs(30)
 }
 
 impl JwtConfig {

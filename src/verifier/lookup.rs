@@ -20,6 +20,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub(super) struct Lookups {
     cache: Duration,
     places: Arc<Semaphore>,
     table: Arc<Mutex<Table>>,
+    /// Whether the last one found nobody who could answer.
+    failing: Arc<AtomicBool>,
 }
 
 /// What is known, and what is being found out.
@@ -94,7 +97,13 @@ impl Lookups {
             cache,
             places: Arc::new(Semaphore::new(IN_FLIGHT)),
             table: Arc::default(),
+            failing: Arc::default(),
         }
+    }
+
+    /// Whether the last look-up found nobody who could answer.
+    pub(super) fn are_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// What is known under `key` at `now`, or what `ask` finds out. `ask` is
@@ -144,6 +153,7 @@ impl Lookups {
             key: *key,
             cache: self.cache,
             table: Arc::clone(&self.table),
+            failing: Arc::clone(&self.failing),
             answer,
             _place: place,
         })
@@ -166,6 +176,7 @@ struct Asking {
     key: Key,
     cache: Duration,
     table: Arc<Mutex<Table>>,
+    failing: Arc<AtomicBool>,
     answer: watch::Sender<Option<Found>>,
     _place: tokio::sync::OwnedSemaphorePermit,
 }
@@ -174,6 +185,8 @@ impl Asking {
     async fn run(self, timeout: Duration, asking: impl Future<Output = Found>) {
         let found = tokio::time::timeout(timeout, asking).await;
         let found = found.unwrap_or(Err(Unavailable("no answer in time").into()));
+        let failed = matches!(found, Err(VerifyError::Unavailable(_)));
+        self.failing.store(failed, Ordering::Relaxed);
         self.remember(&found);
         self.answer.send_replace(Some(found));
     }
@@ -240,7 +253,7 @@ impl<T: Clone> Memory<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use serde_json::Value;
 
@@ -404,7 +417,9 @@ mod tests {
     async fn that_nobody_could_answer_is_never_remembered() {
         let counted = Counted::new(30);
         assert_eq!(counted.find("a", DOWN).await, Err(Reason::VerifierUnavailable));
+        assert!(counted.lookups.are_failing());
         assert_eq!(counted.find("a", ada()).await, Ok(()));
+        assert!(!counted.lookups.are_failing());
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,10 @@ mod chain;
 mod config;
 #[cfg(test)]
 mod contract;
+mod endpoint;
+mod forward_auth;
 mod hash_key;
+mod introspection;
 mod jwt;
 mod kept;
 mod lookup;
@@ -23,7 +26,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use self::chain::{Chain, Verdict};
-pub use self::config::{ApiKeysConfig, JwtConfig, SignatureAlgorithm, VerifierConfig};
+pub use self::config::{
+    ApiKeysConfig, ClientAuthentication, ForwardAuthConfig, IntrospectionConfig, JwtConfig,
+    SignatureAlgorithm, VerifierConfig,
+};
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
 pub use self::kept::Kept;
 pub use self::occasion::Occasion;
@@ -134,16 +140,19 @@ pub struct Built {
 /// Everything that is wrong, at once; paths are relative to the verifier, such
 /// as `jwt.secret`. No message holds a secret.
 pub fn build(name: &str, config: &VerifierConfig, base: &Path) -> Result<Built, Vec<Problem>> {
-    let (kind, built) = match (&config.jwt, &config.api_keys) {
-        (Some(jwt), None) => ("jwt", jwt::build(name, jwt, base)),
-        (None, Some(api_keys)) => ("api_keys", api_key::build(name, api_keys, base)),
-        (None, None) => {
-            return Err(vec![Problem::new("", "a verifier needs a kind: jwt or api_keys")]);
+    let kind = config.kind().map_err(|message| vec![Problem::new("", message)])?;
+    let built = match config {
+        VerifierConfig { jwt: Some(jwt), .. } => jwt::build(name, jwt, base),
+        VerifierConfig { api_keys: Some(api_keys), .. } => api_key::build(name, api_keys, base),
+        VerifierConfig { introspection: Some(endpoint), .. } => {
+            introspection::build(name, endpoint, base)
         }
-        (Some(_), Some(_)) => {
-            let message = "a verifier has exactly one kind, not both jwt and api_keys: make two \
-                           verifiers, and name both in the credential's `verifier` list";
-            return Err(vec![Problem::new("", message)]);
+        VerifierConfig { forward_auth: Some(endpoint), .. } => {
+            forward_auth::build(name, endpoint, base)
+        }
+        // A kind has been found, so one of them is there.
+        VerifierConfig { jwt: None, api_keys: None, introspection: None, forward_auth: None } => {
+            return Err(Vec::new());
         }
     };
     let under = |problems: Vec<Problem>| -> Vec<Problem> {
@@ -166,10 +175,10 @@ mod tests {
     #[test]
     fn a_verifier_has_exactly_one_kind() {
         let none = build("app", &config("{}"), Path::new(".")).err().unwrap();
-        assert_eq!(none[0].to_string(), "a verifier needs a kind: jwt or api_keys");
+        assert!(none[0].message.starts_with("needs exactly one kind: jwt, "), "{}", none[0]);
         let both = r#"{"jwt": {}, "api_keys": {"file": "keys.yaml"}}"#;
         let both = build("app", &config(both), Path::new(".")).err().unwrap();
-        assert!(both[0].message.contains("exactly one kind"), "{}", both[0]);
+        assert!(both[0].message.contains("but found jwt and api_keys"), "{}", both[0]);
     }
 
     #[test]

@@ -154,8 +154,8 @@ verifiers:
 routes: [{ path: /, policy: deny }]
 ", &[
         "verifiers.both: has exactly one kind, but found jwt and api_keys",
-        "verifiers.\"a b\": needs exactly one kind: jwt or api_keys",
-        "verifiers.none: needs exactly one kind: jwt or api_keys",
+        "verifiers.\"a b\": needs exactly one kind: jwt, api_keys, introspection or forward_auth",
+        "verifiers.none: needs exactly one kind: jwt, api_keys, introspection or forward_auth",
     ]),
     ("policies", "
 server: { listen: ':80' }

@@ -50,7 +50,8 @@ fn written_keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
         ".routes.identity.headers",
         ".policies.*.credentials.message.where",
     ];
-    const SECRETS: [&str; 2] = [".admin.token", ".verifiers.*.jwt.secret"];
+    const SECRETS: [&str; 3] =
+        [".admin.token", ".verifiers.*.jwt.secret", ".verifiers.*.introspection.client_secret"];
     match value {
         Value::Object(entries) if !SECRETS.contains(&path) => {
             for (key, below) in entries {
@@ -86,7 +87,9 @@ fn the_reference_loads_with_and_without_its_examples() {
     let loaded = load_from(&plain.path, []).unwrap();
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     let full = written("reference.yaml", &REFERENCE.replace(MARK, ""));
-    std::fs::write(full.path.with_file_name("admin.token"), "0123456789abcdef\n").unwrap();
+    for secret in ["admin.token", "introspection.secret"] {
+        std::fs::write(full.path.with_file_name(secret), "0123456789abcdef\n").unwrap();
+    }
     if let Err(error) = load_from(&full.path, []) {
         panic!("{error}");
     }

@@ -350,17 +350,10 @@ fn rules(config: &JwtConfig, findings: &mut Findings) -> Rules {
 
 fn audience(written: Option<&OneOrMany<String>>, findings: &mut Findings) -> Audience {
     let Some(OneOrMany(names)) = written else { return Audience::Unset };
-    match names.as_slice() {
-        [any] if any == "any" => return Audience::Any,
-        names if names.iter().any(|name| name == "any") => {
-            findings.problem("audience", "`any` stands alone: it already admits every audience");
-        }
-        names if names.is_empty() || names.iter().any(String::is_empty) => {
-            findings.problem("audience", "must name an audience, or be `any`");
-        }
-        _ => {}
-    }
-    Audience::OneOf(names.iter().map(|name| name.as_str().into()).collect())
+    Audience::read(names).unwrap_or_else(|message| {
+        findings.problem("audience", message);
+        Audience::Unset
+    })
 }
 
 fn types(written: Option<&OneOrMany<String>>, findings: &mut Findings) -> Types {

@@ -21,7 +21,7 @@ pub(super) struct Rules {
 }
 
 /// What `aud` must say.
-pub(super) enum Audience {
+pub(in crate::verifier) enum Audience {
     /// Nothing is configured: a token that is meant for somebody is refused,
     /// for nobody said that it is meant for us.
     Unset,
@@ -33,13 +33,27 @@ pub(super) enum Audience {
 
 /// The instants that a token names, in whole seconds.
 #[derive(Clone, Copy)]
-pub(super) struct Times {
+pub(in crate::verifier) struct Times {
     /// `iat`.
-    pub(super) issued_at: Option<UnixSeconds>,
+    pub(in crate::verifier) issued_at: Option<UnixSeconds>,
     /// `exp`; a fraction of a second is a whole one: nobody is closed early.
-    pub(super) expires: Option<UnixSeconds>,
+    pub(in crate::verifier) expires: Option<UnixSeconds>,
     /// `nbf`; a fraction of a second is a whole one.
-    pub(super) not_before: Option<UnixSeconds>,
+    pub(in crate::verifier) not_before: Option<UnixSeconds>,
+}
+
+impl Times {
+    /// What `claims` say.
+    ///
+    /// # Errors
+    /// [`Reason::InvalidCredential`] for an instant that is none.
+    pub(in crate::verifier) fn read(claims: &Map<String, Value>) -> Result<Times, Reason> {
+        Ok(Times {
+            issued_at: instant(claims, "iat")?.map(|at| at.floor),
+            expires: instant(claims, "exp")?.map(|at| at.ceiling),
+            not_before: instant(claims, "nbf")?.map(|at| at.ceiling),
+        })
+    }
 }
 
 impl Rules {
@@ -58,11 +72,7 @@ impl Rules {
         if !sound {
             return Err(Reason::InvalidCredential);
         }
-        let times = Times {
-            issued_at: instant(claims, "iat")?.map(|at| at.floor),
-            expires: instant(claims, "exp")?.map(|at| at.ceiling),
-            not_before: instant(claims, "nbf")?.map(|at| at.ceiling),
-        };
+        let times = Times::read(claims)?;
         self.judge_times(&times, now)?;
         Ok(times)
     }
@@ -95,7 +105,25 @@ impl Rules {
 }
 
 impl Audience {
-    fn is_met(&self, audience: Option<&Value>) -> bool {
+    /// What the file says: names, or `any` alone.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(in crate::verifier) fn read(names: &[String]) -> Result<Audience, &'static str> {
+        match names {
+            [any] if any == "any" => Ok(Audience::Any),
+            names if names.iter().any(|name| name == "any") => {
+                Err("`any` stands alone: it already admits every audience")
+            }
+            names if names.is_empty() || names.iter().any(String::is_empty) => {
+                Err("must name an audience, or be `any`")
+            }
+            names => Ok(Audience::OneOf(names.iter().map(|name| name.as_str().into()).collect())),
+        }
+    }
+
+    /// Whether `audience`, the claim `aud`, is as it must be.
+    pub(in crate::verifier) fn is_met(&self, audience: Option<&Value>) -> bool {
         let ours = match self {
             Audience::Unset => return audience.is_none(),
             Audience::Any => return true,
@@ -114,7 +142,7 @@ impl Audience {
 }
 
 /// Some providers say in the claims what a token is for, under the same key.
-fn is_for_another_use(claims: &Map<String, Value>) -> bool {
+pub(in crate::verifier) fn is_for_another_use(claims: &Map<String, Value>) -> bool {
     let says_refresh = |name: &str| {
         claims
             .get(name)

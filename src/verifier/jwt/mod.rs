@@ -28,6 +28,7 @@ use serde_json::{Map, Value};
 pub(super) use self::build::build;
 use self::cache::{Cache, Known, LastHeader, TokenHash};
 use self::claims::Rules;
+pub(super) use self::claims::{Audience, Times, is_for_another_use};
 use self::key::Keys;
 use self::remote::{Missed, Remote};
 use self::token::Token;

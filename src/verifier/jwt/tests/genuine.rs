@@ -34,7 +34,9 @@ async fn jwt_passes_the_contract_of_verifiers() {
             subject: "alice",
             method: "jwt",
             wrong: other.token(algorithm, &claims()).into_bytes(),
-            expired: signer.token(algorithm, &json!({"sub": "canary", "exp": 1})).into_bytes(),
+            expired: Some(
+                signer.token(algorithm, &json!({"sub": "canary", "exp": 1})).into_bytes(),
+            ),
             without_subject: Some(signer.token(algorithm, &json!({"exp": NOW + 60})).into_bytes()),
         })
         .await;

@@ -189,7 +189,7 @@ async fn fetched_keys_pass_the_contract_of_verifiers() {
         subject: "alice",
         method: "jwt",
         wrong: signed(&Signer::p256(), "canary-1", &claims()).into_bytes(),
-        expired: with(json!({"exp": NOW - 60})),
+        expired: Some(with(json!({"exp": NOW - 60}))),
         without_subject: Some(with(json!({"sub": null}))),
     })
     .await;
