@@ -399,7 +399,7 @@ fn explain_asks_the_provider_only_if_told_to() {
     let file = path.to_str().expect("UTF-8");
     let ask = ["explain", "--config", file, "ws://gate.test/ws/a", "-H", &header];
     let dry = run(&ask, &[]);
-    assert_eq!(dry.code, 1, "{dry:?}");
+    assert_eq!(dry.code, 2, "{dry:?}");
     assert!(dry.stdout.contains("--live"), "{dry:?}");
     assert_eq!(run(&["check", "--config", file], &[]).code, 0);
     assert_eq!(provider.asked(""), asked, "the provider was asked");
