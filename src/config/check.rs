@@ -261,6 +261,13 @@ fn verifiers(path: &str, names: &[String], file: &FileConfig, findings: &mut Fin
             findings.problem(path, format!("no verifier named \"{name}\" {defined}"));
         } else if names.iter().take(index).any(|other| other == name) {
             findings.warning(path, format!("\"{name}\" stands twice in the list"));
+        } else if let Some(next) = names.get(index + 1)
+            && file.verifiers.get(name).is_some_and(VerifierConfig::takes_anything)
+        {
+            let message = format!(
+                "\"{name}\" decides on anything, so \"{next}\" is never asked: put it last"
+            );
+            findings.warning(path, message);
         }
     }
 }

@@ -67,6 +67,12 @@ impl VerifierConfig {
         files
     }
 
+    /// Whether it takes any credential for one of its own, so that in a list nobody
+    /// after it is asked.
+    pub fn takes_anything(&self) -> bool {
+        self.introspection.is_some() || self.forward_auth.is_some()
+    }
+
     /// Whether no kind is written at all.
     pub fn is_empty(&self) -> bool {
         let VerifierConfig { jwt, api_keys, introspection, forward_auth } = self;

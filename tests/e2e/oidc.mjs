@@ -7,8 +7,10 @@
 //   POST /down, /up       closes the provider's port and its connections; opens it again
 //   GET  /requests        how often each path was asked for, as JSON
 //   GET  /token?resource= a token by client credentials; without resource an opaque one
-//   GET  /login?user=     tokens by a login with authorization code and PKCE, the way a
-//                         browser does it: oidc-login.mjs
+//   GET  /login?user=&resource=   tokens by a login with authorization code and PKCE, the way a
+//                         browser does it: oidc-login.mjs; resource: urn:chat (a JWT for chat)
+//                         or urn:opaque:chat (one that says nothing by itself)
+//   POST /revoke?token=   ends a token of a login
 // Ends when its standard input does. --down: begins closed.
 
 import { generateKeyPairSync } from "node:crypto";
@@ -28,6 +30,11 @@ const path = flag("--path") ? option("--path") : "";
 const tls = flag("--tls") && { cert: readFileSync(option("--tls")), key: readFileSync(option("--tls", 2)) };
 
 export const SERVICE = { id: "service", secret: "canary-client-secret-of-the-service-0001" };
+// Who may ask about tokens; of ids and secrets everything but letters is encoded.
+const GATES = [
+  { id: "the gate/1", secret: "canary: a+secret&of%the=gate", method: "client_secret_basic" },
+  { id: "the gate/2", secret: "canary: a+secret&of%the=gate", method: "client_secret_post" },
+];
 export const BROWSER = { id: "browser", redirect: "http://127.0.0.1:9/callback" };
 
 // Who logs in has these, by the name after the last "|".
@@ -59,6 +66,14 @@ function configure(issuer) {
         redirect_uris: [],
         response_types: [],
       },
+      ...GATES.map(({ id, secret, method }) => ({
+        client_id: id,
+        client_secret: secret,
+        token_endpoint_auth_method: method,
+        grant_types: [],
+        redirect_uris: [],
+        response_types: [],
+      })),
       {
         client_id: BROWSER.id,
         token_endpoint_auth_method: "none",
@@ -84,14 +99,15 @@ function configure(issuer) {
       devInteractions: { enabled: true },
       clientCredentials: { enabled: true },
       introspection: { enabled: true },
+      revocation: { enabled: true },
       resourceIndicators: {
         enabled: true,
         useGrantedResource: () => true,
-        // urn:chat → a JWT whose aud is chat.
+        // urn:chat → a JWT whose aud is chat; urn:opaque:chat → an opaque one.
         getResourceServerInfo: (_, resource) => ({
           scope: "talk",
-          audience: resource.replace(/^urn:/, ""),
-          accessTokenFormat: "jwt",
+          audience: resource.replace(/^urn:(opaque:)?/, ""),
+          accessTokenFormat: resource.startsWith("urn:opaque:") ? "opaque" : "jwt",
           jwt: { sign: { alg: "RS256" } },
         }),
       },
@@ -151,6 +167,15 @@ async function token(resource) {
   return answer.json();
 }
 
+async function revoke(token) {
+  const answer = await fetch(`${issuer.replace(/\/$/, "")}/token/revocation`, {
+    method: "POST",
+    body: new URLSearchParams({ token, client_id: BROWSER.id }),
+  });
+  if (!answer.ok) throw new Error(await answer.text());
+  return {};
+}
+
 const control = createServer(async (request, response) => {
   const { pathname, searchParams } = new URL(request.url, "http://control");
   const reply = (status, body) => {
@@ -174,7 +199,12 @@ const control = createServer(async (request, response) => {
       case "/token":
         return reply(200, await token(searchParams.get("resource")));
       case "/login":
-        return reply(200, await login(issuer, BROWSER, searchParams.get("user"), "urn:chat"));
+        return reply(
+          200,
+          await login(issuer, BROWSER, searchParams.get("user"), searchParams.get("resource") ?? "urn:chat"),
+        );
+      case "/revoke":
+        return reply(200, await revoke(searchParams.get("token")));
       default:
         return reply(404, {});
     }

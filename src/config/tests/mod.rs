@@ -133,6 +133,28 @@ routes:
 }
 
 #[test]
+fn a_verifier_that_takes_anything_belongs_at_the_end_of_a_list() {
+    let warned = |list: &str| {
+        let text = format!(
+            "
+server: {{ listen: 'a:1' }}
+verifiers:
+  app: {{ jwt: {{ jwks_file: k.json }} }}
+  own: {{ forward_auth: {{ url: 'http://127.0.0.1/check', subject: body.user }} }}
+policies: {{ m: {{ credentials: [{{ query: token, verifier: {list} }}] }} }}
+routes: [{{ path: /ws/*, policy: m, upstream: 'ws://a' }}]
+"
+        );
+        let warnings = load_text(&text, &[]).unwrap().warnings;
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(warned("[app, own]"), Vec::<String>::new());
+    let expected = "policies.m.credentials[0].verifier[0]: \"own\" decides on anything, so \"app\" \
+                    is never asked: put it last";
+    assert_eq!(warned("[own, app]"), [expected]);
+}
+
+#[test]
 fn warnings_do_not_refuse() {
     let text = "
 server: { listen: 'unix:/run/a.sock', tls: { cert: a, key: b }, trust_forwarded_host: true }
