@@ -137,6 +137,13 @@ impl Remote {
         }
     }
 
+    /// From here on asks only for what somebody misses.
+    pub(super) fn retire(&self) {
+        self.shared.schedule().retire();
+        // Whoever waits for the next refresh waits in vain.
+        self.shared.wanted.notify_one();
+    }
+
     /// The keys that count now.
     pub(super) fn current(&self) -> Option<Arc<KeySet>> {
         let held = self.shared.held.load();
@@ -194,8 +201,14 @@ impl Shared {
         // Rung for a fetch that has been, the bell means nothing.
         while !self.schedule().is_wanted(now()) {
             let due = self.schedule().due();
+            let due = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep_until(due.into()) => {}
+                () = due => {}
                 () = self.wanted.notified() => {}
             }
         }
@@ -248,8 +261,11 @@ async fn run(shared: Arc<Shared>, telemetry: Arc<Telemetry>) {
     loop {
         let fetched = shared.fetch().await;
         telemetry.metrics.key_refresh(&shared.name, fetched.is_ok());
-        let standing = shared.schedule().standing(now());
-        if standing != told {
+        let (standing, retired) = {
+            let schedule = shared.schedule();
+            (schedule.standing(now()), schedule.is_retired())
+        };
+        if standing != told && !retired {
             tell(&shared, &telemetry, standing, told, fetched.err());
             told = standing;
         }

@@ -446,6 +446,24 @@ async fn a_token_without_kid_is_tried_against_what_fits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_a_reload_has_replaced_asks_only_for_who_is_still_connected() {
+    let key = Signer::p256();
+    let gate = Gate::started([Does::Answers(json!([jwk(&key, "1")]))]).await;
+    gate.verifier.retire();
+    gate.pass(Duration::from_secs(3590)).await;
+    assert_eq!(gate.judge(&signed(&key, "1", &claims())).await, alice());
+    gate.pass(Duration::from_secs(3600)).await;
+    assert_eq!(gate.issuer.asked(), 1);
+    assert_eq!(gate.judge(&signed(&key, "1", &claims())).await, alice());
+    assert_eq!(gate.issuer.asked(), 2);
+    gate.issuer.does([Does::Fails]);
+    gate.pass(Duration::from_secs(3601)).await;
+    assert_eq!(gate.judge(&signed(&key, "1", &claims())).await, unavailable());
+    assert_eq!(gate.issuer.asked(), 3);
+    assert_eq!(gate.log().len(), 1, "{:?}", gate.log());
+}
+
+#[tokio::test(start_paused = true)]
 async fn with_the_verifier_ends_the_asking() {
     let key = Signer::p256();
     let gate = Gate::started([Does::Answers(json!([jwk(&key, "1")]))]).await;
