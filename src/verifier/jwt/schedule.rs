@@ -154,6 +154,8 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const REFRESH: Duration = Duration::from_secs(600);
@@ -342,5 +344,51 @@ mod tests {
         let before = start - seconds(900);
         assert!(schedule.counts(before));
         assert_eq!(schedule.miss(before), Miss::Fetch);
+    }
+
+    /// What may happen to a schedule, in any order: time passes, somebody misses a
+    /// key, a fetch ends well or badly.
+    fn steps() -> impl Strategy<Value = Vec<(u64, u8)>> {
+        proptest::collection::vec((0..10_000_u64, 0..4_u8), 1..200)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_the_issuer_is_spared_and_no_key_counts_for_too_long(steps in steps()) {
+            let start = Instant::now();
+            let mut schedule = Schedule::new(REFRESH, start);
+            let mut now = start;
+            let mut asked: Option<Instant> = None;
+            let mut good: Option<Instant> = None;
+            for (passes, what) in steps {
+                now += Duration::from_millis(passes * 10);
+                match what {
+                    0 => {
+                        let in_flight = schedule.in_flight.is_some();
+                        if schedule.miss(now) == Miss::Fetch {
+                            prop_assert!(!in_flight, "two at once");
+                            let since = asked.map(|at| now - at);
+                            prop_assert!(since.is_none_or(|since| since >= UNKNOWN_KEYS));
+                            asked = Some(now);
+                        }
+                    }
+                    1 if schedule.is_wanted(now) => {
+                        schedule.begin();
+                        schedule.succeeded(now, now, 0.5);
+                        good = Some(now);
+                    }
+                    2 if schedule.is_wanted(now) => {
+                        schedule.begin();
+                        schedule.failed(now, 0.5);
+                    }
+                    _ => {}
+                }
+                prop_assert!(schedule.due() <= now + REFRESH);
+                let counts = good.is_some_and(|at| now - at <= KEPT);
+                prop_assert_eq!(schedule.counts(now), counts);
+                let all_well = schedule.standing(now) == Standing::Good;
+                prop_assert!(!all_well || counts);
+            }
+        }
     }
 }
