@@ -90,7 +90,7 @@ impl Serving {
         let peer = accepted.peer;
         let (stream, tls) = match (accepted.stream, acceptor) {
             (Stream::Tcp(tcp), Some(acceptor)) => {
-                let accepting = acceptor.accept(tcp);
+                let accepting = Box::pin(acceptor.accept(tcp));
                 let accepted = match header_timeout {
                     Some(limit) => {
                         tokio::time::timeout(limit, accepting).await.ok().and_then(Result::ok)
@@ -132,7 +132,8 @@ impl Serving {
         match link.take_after() {
             // In a task of its own: this one is as large as a handshake.
             Some(after) => after.start(stream, ahead),
-            None => linger(stream).await,
+            // Boxed, as the TLS handshake: few connections end in this way.
+            None => Box::pin(linger(stream)).await,
         }
     }
 }
