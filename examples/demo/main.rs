@@ -6,7 +6,7 @@
 //!    8080              └─ /*  → login.rs   users.rs, token.rs: cookies, the page
 //! ```
 //!
-//! `cargo run --release --example demo` and open the URL that it prints.
+//! `cargo run --example demo` and open the URL that it prints.
 //! `config/demo.yaml` says everything else; `--config` names another file.
 
 mod board;
