@@ -19,6 +19,7 @@ use crate::pipeline::{self, Built, Gate, Unusable};
 use crate::problem::Problem;
 use crate::relay;
 use crate::reload::Reloader;
+use crate::revocation;
 use crate::secret::Secret;
 use crate::telemetry::{Log, LogLevel, Metrics, Telemetry};
 use crate::tls;
@@ -124,6 +125,7 @@ impl App {
         }
         tasks.spawn(accept::serve_admin(Arc::clone(&admin), admin_listener));
         tasks.spawn(connection::sweep(Arc::clone(&gate.registry)));
+        tasks.spawn(revocation::keep_in_touch(Arc::clone(&gate.revocations)));
         if !options.no_reload {
             let reloader =
                 Reloader::new(Arc::clone(&gate), Arc::clone(&admin), loaded, built.files, tls);
@@ -131,8 +133,7 @@ impl App {
         }
         // Nobody waits for it: a provider may be slow, or down.
         gate.plans.load().start(&gate.telemetry);
-        admin.set_ready();
-        log.event(LogLevel::Info, "ready", &[]);
+        tasks.spawn(get_ready(Arc::clone(&gate), Arc::clone(&admin)));
         Ok(App { gate, admin, addresses, admin_address, closing, tasks })
     }
 
@@ -219,6 +220,13 @@ pub fn validate(loaded: &Loaded) -> Result<Vec<Problem>, Unusable> {
         warnings: Vec::new(),
     })?;
     build(loaded, &metrics).map(|parts| parts.built.warnings)
+}
+
+/// Who has been revoked must be known before the first client is sent here.
+async fn get_ready(gate: Arc<Gate>, admin: Arc<Admin>) {
+    gate.revocations.loaded().await;
+    admin.set_ready();
+    gate.telemetry.log.event(LogLevel::Info, "ready", &[]);
 }
 
 async fn bind(key: &'static str, written: &str, base: &Path) -> Result<Listener, StartError> {

@@ -27,6 +27,7 @@ use crate::handshake::Host;
 use crate::identity::Identity;
 use crate::relay::frame::{Opcode, encode_frame};
 use crate::relay::{Endpoint, EndpointError, FirstMessage, Tap, TapVerdict, Watch};
+use crate::revocation::Revocations;
 use crate::stream::Stream;
 use crate::telemetry::Record;
 use crate::upstream::Upgraded;
@@ -187,6 +188,7 @@ async fn send_up(upstream: &mut Upgraded, opcode: Opcode, payload: &[u8]) -> std
 pub(super) struct LoginTap {
     plan: Arc<super::plan::Plan>,
     identity: Arc<Identity>,
+    revocations: Arc<Revocations>,
     upgrade: Arc<Upgrade>,
 }
 
@@ -211,6 +213,7 @@ impl LoginTap {
             MessageFormat::Json => Some(Box::new(LoginTap {
                 plan: Arc::clone(&exchange.plan),
                 identity: Arc::clone(identity),
+                revocations: Arc::clone(&exchange.gate.revocations),
                 upgrade: Arc::new(Upgrade {
                     host: exchange.host.clone(),
                     path: exchange.opening.path.as_str().into(),
@@ -226,6 +229,7 @@ impl LoginTap {
     async fn judge(
         plan: &super::plan::Plan,
         identity: &Identity,
+        revocations: &Revocations,
         upgrade: &Upgrade,
         message: &[u8],
         text: bool,
@@ -246,7 +250,9 @@ impl LoginTap {
             headers: &HeaderMap::new(),
         };
         match chain.verify(&credential, &occasion, clock::unix_now()).await.result {
-            Ok(proven) if proven.is_same(identity) => Ok(()),
+            Ok(proven) if proven.is_same(identity) => {
+                revocations.judge(&proven, clock::unix_millis())
+            }
             Ok(_) => Err(Reason::Forbidden),
             Err(VerifyError::Rejected(reason)) => Err(reason),
             Err(VerifyError::Unavailable(_)) => Err(Reason::VerifierUnavailable),
@@ -269,9 +275,9 @@ impl Tap for LoginTap {
         text: bool,
     ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
         let (plan, identity) = (Arc::clone(&self.plan), Arc::clone(&self.identity));
-        let upgrade = Arc::clone(&self.upgrade);
+        let (revocations, upgrade) = (Arc::clone(&self.revocations), Arc::clone(&self.upgrade));
         Box::pin(async move {
-            match LoginTap::judge(&plan, &identity, &upgrade, &message, text).await {
+            match LoginTap::judge(&plan, &identity, &revocations, &upgrade, &message, text).await {
                 Ok(()) => TapVerdict::Continue { reply: None },
                 Err(reason) => {
                     TapVerdict::Close { reason, code: reason.close_code(&plan.access.codes) }

@@ -6,6 +6,7 @@
 //! or a value.
 
 mod bound;
+mod channel;
 mod url;
 
 use std::io;
@@ -23,6 +24,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use self::bound::Bounded;
+pub use self::channel::Channel;
 pub use self::url::UrlError;
 use self::url::{Address, Location};
 use crate::dial;
@@ -220,7 +222,29 @@ impl Redis {
         }
     }
 
+    /// Listens to `channel`, on a connection of its own.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn listen(&self, channel: &str) -> Result<Channel, RedisError> {
+        let opening = async {
+            Channel::open(self.stream().await?, &self.login(), channel, self.timeout).await
+        };
+        tokio::time::timeout(self.timeout, opening).await.unwrap_or(Err(RedisError::TimedOut))
+    }
+
     async fn dial(&self) -> Result<Live, RedisError> {
+        // `ask` has the time; the crate's own half second would cut it short.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let stream = self.stream().await?;
+        let connecting =
+            MultiplexedConnection::new_with_config(&self.login(), stream, config).await;
+        let (connection, driver) = connecting.map_err(|error| refused(&error))?;
+        Ok(Live { connection, driver: tokio::spawn(driver) })
+    }
+
+    /// A new connection, of which nothing has been said yet.
+    async fn stream(&self) -> Result<Bounded, RedisError> {
         let unreachable = |error: io::Error| RedisError::Unreachable(error.kind());
         let stream = match &self.location.address {
             Address::Unix(path) => {
@@ -240,18 +264,7 @@ impl Redis {
                 }
             }
         };
-        // `ask` has the time; the crate's own half second would cut it short.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let stream = Bounded::new(stream, ANSWER_BYTES);
-        let connecting =
-            MultiplexedConnection::new_with_config(&self.login(), stream, config).await;
-        let (connection, driver) =
-            connecting.map_err(|error| match (error.kind(), error.code()) {
-                (ErrorKind::AuthenticationFailed, _) => RedisError::Refused("the login".into()),
-                (_, Some(code)) => RedisError::Refused(known_code(code)),
-                (_, None) => broken(&error),
-            })?;
-        Ok(Live { connection, driver: tokio::spawn(driver) })
+        Ok(Bounded::new(stream, ANSWER_BYTES))
     }
 
     fn login(&self) -> RedisConnectionInfo {
@@ -264,6 +277,15 @@ impl Redis {
             login = login.set_password(password);
         }
         login
+    }
+}
+
+/// Why a new connection cannot be used, without the text of the error.
+fn refused(error: &::redis::RedisError) -> RedisError {
+    match (error.kind(), error.code()) {
+        (ErrorKind::AuthenticationFailed, _) => RedisError::Refused("the login".into()),
+        (_, Some(code)) => RedisError::Refused(known_code(code)),
+        (_, None) => broken(error),
     }
 }
 

@@ -166,8 +166,8 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "server: { listen: \"127.0.0.1:0\" }",
-        "server: { listen: \"127.0.0.1:0\" }\nrevocation: { keep: 30d }",
-        &["revocation"],
+        "server: { listen: \"127.0.0.1:0\" }\nrevocation: { keep: 0s }",
+        &["revocation.keep"],
     ),
     (
         "server: { listen: \"127.0.0.1:0\" }",
