@@ -44,10 +44,9 @@ impl Admin {
                 StatusCode::OK,
                 &json!({ "closed": revoked.closed, "shared": revoked.shared }),
             ),
-            Err(full) => json_answer(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &json!({ "error": full.to_string() }),
-            ),
+            Err(full) => {
+                json_answer(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": full.to_string() }))
+            }
         }
     }
 }

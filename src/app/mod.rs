@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -133,7 +134,11 @@ impl App {
         }
         // Nobody waits for it: a provider may be slow, or down.
         gate.plans.load().start(&gate.telemetry);
-        tasks.spawn(get_ready(Arc::clone(&gate), Arc::clone(&admin)));
+        let mut getting_ready = Box::pin(get_ready(Arc::clone(&gate), Arc::clone(&admin)));
+        // At once, unless there is something to load.
+        if (&mut getting_ready).now_or_never().is_none() {
+            tasks.spawn(getting_ready);
+        }
         Ok(App { gate, admin, addresses, admin_address, closing, tasks })
     }
 

@@ -48,8 +48,7 @@ impl Gate {
         let ticker = Arc::new(Ticker::default());
         let registry = Registry::new(Arc::clone(&ticker));
         let terms = Arc::clone(&plans.revocation);
-        let revocations =
-            Revocations::new(terms, Arc::clone(&registry), Arc::clone(&telemetry));
+        let revocations = Revocations::new(terms, Arc::clone(&registry), Arc::clone(&telemetry));
         Gate {
             plans: ArcSwap::from_pointee(plans),
             registry,

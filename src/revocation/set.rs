@@ -176,8 +176,7 @@ mod tests {
     fn by_subject_what_was_asked_for_after_the_revocation_is_let_in() {
         let set = set(&[by(Kind::Subject, "ada", NOW)]);
         let later = NOW + 5_000;
-        for method in
-            [Method::Session, Method::Introspection, Method::ForwardAuth, Method::ApiKeys]
+        for method in [Method::Session, Method::Introspection, Method::ForwardAuth, Method::ApiKeys]
         {
             assert!(set.refuses(&of_method(method, "ada", Some(NOW / 1000)), later, later));
             assert!(!set.refuses(&of_method(method, "ada", Some(later / 1000)), later, later));

@@ -73,7 +73,8 @@ impl Revocations {
                 (pause, told) = (first, false);
             }
             if !told {
-                let message = "revocations of other replicas are not heard of; Redis is tried again";
+                let message =
+                    "revocations of other replicas are not heard of; Redis is tried again";
                 let error = Value::from(lost.to_string());
                 self.telemetry.log.event(LogLevel::Warn, message, &[("error", error)]);
                 told = true;

@@ -135,8 +135,7 @@ mod tests {
     fn a_target_means_those_of_its_verifier_or_of_any() {
         let ada = identity("ada", Some("s-1"), Some("j-1"));
         let is_meant = |kind, text, verifier| Target::new(kind, text, verifier).means(&ada);
-        for (kind, text) in
-            [(Kind::Subject, "ada"), (Kind::Session, "s-1"), (Kind::TokenId, "j-1")]
+        for (kind, text) in [(Kind::Subject, "ada"), (Kind::Session, "s-1"), (Kind::TokenId, "j-1")]
         {
             assert!(is_meant(kind, text, None) && is_meant(kind, text, Some("app")), "{text}");
             assert!(!is_meant(kind, text, Some("other")), "{text}");

@@ -107,8 +107,7 @@ mod tests {
     fn what_is_wrong_is_said_at_once_and_without_the_password() {
         let wrong = r#"{"redis":"http://:canary@h","prefix":"a b","keep":"0s","timeout":"0s"}"#;
         let problems = terms(None, wrong).err().unwrap();
-        let keys: Vec<&str> =
-            problems.iter().filter_map(|one| one.split(':').next()).collect();
+        let keys: Vec<&str> = problems.iter().filter_map(|one| one.split(':').next()).collect();
         assert_eq!(keys, ["keep", "timeout", "prefix", "redis"]);
         assert!(!problems.concat().contains("canary"), "{problems:?}");
         assert_eq!(terms(None, r#"{"ca":"x"}"#).err().unwrap().len(), 1);

@@ -151,8 +151,7 @@ async fn a_revocation_that_races_with_a_connection_never_misses_it() {
             })
         };
         let target = Target::new(Kind::Session, &session, None);
-        let (entered, revoked) =
-            tokio::join!(entering, revocations.revoke(target, Source::Admin));
+        let (entered, revoked) = tokio::join!(entering, revocations.revoke(target, Source::Admin));
         let (judged, place) = entered.unwrap();
         let closed = asked(&place).is_some();
         assert!(judged.is_err() || closed, "round {round}: open although revoked");
