@@ -4,33 +4,52 @@
 use http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use super::{Sighting, sole};
+use crate::close::Reason;
+use crate::secret::Secret;
 
 /// The cookie of one name.
 pub(super) struct CookieSource {
     name: Box<str>,
+    /// The name of the cookie that signs it, where one does.
+    signature: Option<Box<str>>,
 }
 
 impl CookieSource {
     pub(super) fn new(name: &str) -> CookieSource {
-        CookieSource { name: name.into() }
+        CookieSource { name: name.into(), signature: None }
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn find(&self, headers: &HeaderMap, max_bytes: usize) -> Sighting {
-        let pairs = headers.get_all(COOKIE).iter().flat_map(|value| pairs(value.as_bytes()));
-        let named = pairs.filter_map(|pair| {
-            let (name, value) = split(pair);
-            (name == self.name.as_bytes()).then(|| Some(unquoted(value).to_vec()))
-        });
-        sole(named, max_bytes)
+    /// From now on the cookie `<name>.sig` belongs to it.
+    pub(super) fn sign(&mut self) {
+        self.signature = Some(format!("{}.sig", self.name).into());
     }
 
-    /// Cuts this cookie; a `Cookie` header that held nothing else goes with it.
+    /// The value; with a cookie that signs it both values, a line end between them,
+    /// which no value can have.
+    pub(super) fn find(&self, headers: &HeaderMap, max_bytes: usize) -> Sighting {
+        let value = find(&self.name, headers, max_bytes);
+        match (&self.signature, value) {
+            (Some(name), Ok(Some(value))) => {
+                let signature = find(name, headers, max_bytes)?;
+                let signature = signature.ok_or(Reason::MalformedCredential)?;
+                let both = [value.expose(), b"\n", signature.expose()].concat();
+                Ok(Some(Secret::new(both)))
+            }
+            (_, value) => value,
+        }
+    }
+
+    /// Cuts this cookie, and the one that signs it; a `Cookie` header that held nothing else goes with it.
     pub(super) fn cut(&self, headers: &mut HeaderMap) {
-        let is_ours = |pair: &[u8]| split(pair).0 == self.name.as_bytes();
+        let is_ours = |pair: &[u8]| {
+            let (name, _) = split(pair);
+            name == self.name.as_bytes()
+                || self.signature.as_ref().is_some_and(|signature| name == signature.as_bytes())
+        };
         let holds_ours = |value: &HeaderValue| pairs(value.as_bytes()).any(is_ours);
         if !headers.get_all(COOKIE).iter().any(holds_ours) {
             return;
@@ -56,6 +75,15 @@ impl CookieSource {
     }
 }
 
+fn find(wanted: &str, headers: &HeaderMap, max_bytes: usize) -> Sighting {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| pairs(value.as_bytes()));
+    let named = pairs.filter_map(|pair| {
+        let (name, value) = split(pair);
+        (name == wanted.as_bytes()).then(|| Some(unquoted(value).to_vec()))
+    });
+    sole(named, max_bytes)
+}
+
 fn pairs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
     header.split(|byte| *byte == b';')
 }
@@ -76,7 +104,6 @@ fn unquoted(value: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::close::Reason;
 
     fn headers(values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -131,5 +158,21 @@ mod tests {
         assert_eq!(cut(&[" a=1;;"]), [" a=1;;"]);
         assert_eq!(cut(&["session=x", "a=1; session", "b"]), ["a=1", "b"]);
         assert!(cut(&["session=x; "]).is_empty());
+    }
+
+    #[test]
+    fn a_cookie_that_signs_another_belongs_to_it() {
+        let mut source = CookieSource::new("session");
+        source.sign();
+        let headers =
+            |cookie: &str| HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(cookie).unwrap())]);
+        let found = source.find(&headers("a=1; session=x; session.sig=y"), 99).unwrap().unwrap();
+        assert_eq!(found.expose(), b"x\ny");
+        let alone = source.find(&headers("session=x"), 99);
+        assert_eq!(alone.err(), Some(Reason::MalformedCredential));
+        assert!(source.find(&headers("session.sig=y"), 99).unwrap().is_none());
+        let mut cut = headers("a=1; session=x; session.sig=y; b=2");
+        source.cut(&mut cut);
+        assert_eq!(cut[COOKIE], "a=1; b=2");
     }
 }

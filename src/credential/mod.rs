@@ -209,6 +209,19 @@ impl Sources {
         self.entries.get(index).map(|entry| entry.source.place())
     }
 
+    /// From now on the credential of the entry `index` is a cookie together with the
+    /// one that signs it, named `<name>.sig`. False if the entry is no cookie.
+    #[must_use]
+    pub fn sign_cookie(&mut self, index: usize) -> bool {
+        match self.entries.get_mut(index).map(|entry| &mut entry.source) {
+            Some(Source::Cookie(cookie)) => {
+                cookie.sign();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The names of query parameters that hold credentials.
     pub fn query_names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().filter_map(|entry| match &entry.source {

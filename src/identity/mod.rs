@@ -49,6 +49,8 @@ pub enum Method {
     Jwt,
     /// `api_keys`.
     ApiKeys,
+    /// `session`.
+    Session,
     /// `introspection`.
     Introspection,
     /// `forward_auth`.
@@ -62,6 +64,7 @@ impl Method {
             Method::Anonymous => "anonymous",
             Method::Jwt => "jwt",
             Method::ApiKeys => "api_keys",
+            Method::Session => "session",
             Method::Introspection => "introspection",
             Method::ForwardAuth => "forward_auth",
         }

@@ -214,13 +214,21 @@ impl Builder<'_> {
             config.accept_message.as_deref(),
             &["identity", "request", "message"],
         );
-        let sources = sources?;
-        let chains = (0..config.credentials.len())
-            .map(|index| {
-                let named = sources.verifiers(index).iter().filter_map(|name| verifiers.get(name));
-                Chain::new(named.map(|kept| Arc::clone(&kept.built.verifier)).collect())
-            })
-            .collect();
+        let mut sources = sources?;
+        let mut chains = Vec::new();
+        for index in 0..config.credentials.len() {
+            let named = sources.verifiers(index).iter().filter_map(|name| verifiers.get(name));
+            let named: Vec<_> = named.map(|kept| Arc::clone(&kept.built.verifier)).collect();
+            if named.iter().any(|verifier| verifier.wants_signature_cookie())
+                && (named.len() > 1 || !sources.sign_cookie(index))
+            {
+                let message = "cookie-session is a cookie that another one signs: write it as \
+                               { cookie: NAME, verifier: … }, with this verifier alone";
+                self.problems
+                    .push(Problem::new(at(&format!("credentials[{index}].verifier")), message));
+            }
+            chains.push(Chain::new(named));
+        }
         Some(Access {
             name: name.into(),
             deny: false,

@@ -1,6 +1,8 @@
 //! TLS by rustls, for the listeners and for the upstreams: files in, ready
 //! configurations out. Nothing here opens a connection.
 
+mod trust;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +12,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+pub use self::trust::{Trust, client_trusting};
 
 /// Why a TLS configuration cannot be built. Never holds key material.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,21 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_file(path)
         .map_err(|source| TlsError::Pem { path: path.to_owned(), source })
+}
+
+/// The authorities in the file `ca`, or the system's.
+fn authorities(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => certificates(path)?.into_iter().try_for_each(|one| roots.add(one))?,
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(TlsError::NoSystemRoots);
+            }
+        }
+    }
+    Ok(roots)
 }
 
 /// A server that shows `cert` and speaks HTTP/1.1.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::session::SessionConfig;
 use crate::fetch::default_timeout;
 use crate::secret::{Secret, SecretConfig, UrlConfig};
 use crate::unit::{OneOrMany, Span};
@@ -25,6 +26,9 @@ pub struct VerifierConfig {
     /// Whatever credential an endpoint of your own judges.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward_auth: Option<ForwardAuthConfig>,
+    /// The sessions of an application, in a store or in a cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionConfig>,
     /// Single-use tickets, issued on a route with `ticket`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<TicketConfig>,
@@ -36,10 +40,11 @@ impl VerifierConfig {
     /// # Errors
     /// What to say if there is none, or more than one.
     pub fn kind(&self) -> Result<&'static str, String> {
-        let VerifierConfig { jwt, api_keys, introspection, forward_auth, ticket } = self;
+        let VerifierConfig { jwt, api_keys, session, introspection, forward_auth, ticket } = self;
         let kinds = [
             ("jwt", jwt.is_some()),
             ("api_keys", api_keys.is_some()),
+            ("session", session.is_some()),
             ("introspection", introspection.is_some()),
             ("forward_auth", forward_auth.is_some()),
             ("ticket", ticket.is_some()),
@@ -59,9 +64,10 @@ impl VerifierConfig {
 
     /// Every file that is named; relative ones are relative to the configuration.
     pub fn files(&self) -> Vec<&Path> {
-        let VerifierConfig { jwt, api_keys, introspection, forward_auth, ticket } = self;
+        let VerifierConfig { jwt, api_keys, session, introspection, forward_auth, ticket } = self;
         let mut files: Vec<&Path> = jwt.iter().flat_map(JwtConfig::files).collect();
         files.extend(api_keys.iter().map(|keys| keys.file.as_path()));
+        files.extend(session.iter().flat_map(SessionConfig::files));
         if let Some(IntrospectionConfig { url, client_secret, ca, .. }) = introspection {
             files.extend([url.file(), client_secret.file(), ca.as_deref()].into_iter().flatten());
         }
@@ -75,14 +81,15 @@ impl VerifierConfig {
     /// Whether it takes any credential for one of its own, so that in a list nobody
     /// after it is asked.
     pub fn takes_anything(&self) -> bool {
-        self.introspection.is_some() || self.forward_auth.is_some()
+        self.session.is_some() || self.introspection.is_some() || self.forward_auth.is_some()
     }
 
     /// Whether no kind is written at all.
     pub fn is_empty(&self) -> bool {
-        let VerifierConfig { jwt, api_keys, introspection, forward_auth, ticket } = self;
+        let VerifierConfig { jwt, api_keys, session, introspection, forward_auth, ticket } = self;
         jwt.is_none()
             && api_keys.is_none()
+            && session.is_none()
             && introspection.is_none()
             && forward_auth.is_none()
             && ticket.is_none()

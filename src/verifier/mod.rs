@@ -19,6 +19,7 @@ mod jwt;
 mod kept;
 mod lookup;
 mod occasion;
+mod session;
 mod ticket;
 mod timestamp;
 
@@ -34,6 +35,10 @@ pub use self::config::{
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
 pub use self::kept::Kept;
 pub use self::occasion::Occasion;
+pub use self::session::{
+    CookieFormat, CookieFormatConfig, CookieSignatureConfig, DjangoValueConfig, SecretsConfig,
+    SessionConfig, SignatureFormat, StoreConfig, ValueConfig, ValueFormat,
+};
 pub use self::ticket::{Issued, Tickets};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
@@ -113,6 +118,12 @@ pub trait Verifier: Send + Sync {
         false
     }
 
+    /// Whether the cookie that holds the credential is signed by a second one, named
+    /// `<name>.sig`. The credential is both values then, a line end between them.
+    fn wants_signature_cookie(&self) -> bool {
+        false
+    }
+
     /// Itself, if it issues what it verifies and verifying uses that up. Then it is
     /// asked about upgrades alone, and never for a dry run.
     fn tickets(&self) -> Option<&Tickets> {
@@ -152,6 +163,7 @@ pub fn build(name: &str, config: &VerifierConfig, base: &Path) -> Result<Built, 
     let built = match config {
         VerifierConfig { jwt: Some(jwt), .. } => jwt::build(name, jwt, base),
         VerifierConfig { api_keys: Some(api_keys), .. } => api_key::build(name, api_keys, base),
+        VerifierConfig { session: Some(session), .. } => session::build(name, session, base),
         VerifierConfig { introspection: Some(endpoint), .. } => {
             introspection::build(name, endpoint, base)
         }
@@ -163,6 +175,7 @@ pub fn build(name: &str, config: &VerifierConfig, base: &Path) -> Result<Built, 
         VerifierConfig {
             jwt: None,
             api_keys: None,
+            session: None,
             introspection: None,
             forward_auth: None,
             ticket: None,

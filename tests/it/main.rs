@@ -23,6 +23,7 @@ mod recipes;
 mod refusals;
 mod relay;
 mod reload;
+mod sessions;
 mod strict_http;
 mod support;
 mod tickets;

@@ -56,6 +56,9 @@ fn written_keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
         ".admin.token",
         ".verifiers.*.jwt.secret",
         ".verifiers.*.introspection.client_secret",
+        ".verifiers.*.session.value.django.secrets",
+        ".verifiers.*.session.cookie_signature.secrets",
+        ".verifiers.*.session.cookie_format.secrets",
     ];
     match value {
         Value::Object(entries) if !SECRETS.contains(&path) => {

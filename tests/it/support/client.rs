@@ -182,7 +182,8 @@ pub(crate) struct Response {
     pub(crate) status: u16,
     /// The head as it came.
     pub(crate) head: String,
-    headers: Vec<(String, String)>,
+    /// The headers, their names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
     /// The body; empty for a 101.
     pub(crate) body: Vec<u8>,
 }

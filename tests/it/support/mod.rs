@@ -3,6 +3,7 @@
 //! deadlines throughout: a test reads from the top, and none can hang.
 
 mod client;
+mod database;
 mod frame;
 mod gate;
 mod provider;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::client::{
     KEY, Request, Response, Socket, dial, exchange, nothing_comes, read_chunk,
 };
+pub(crate) use self::database::{App, Jar, PostgresServer, free_address};
 pub(crate) use self::frame::{Frame, Opcode};
 pub(crate) use self::gate::{Gate, Outcome, free_admin, members, policy, run, run_with_input};
 pub(crate) use self::provider::{Peer, Provider};

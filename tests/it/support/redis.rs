@@ -1,11 +1,12 @@
 //! A real Redis on a free port, from Debian's package.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::database::free_address;
 use super::{PATIENCE, eventually};
 
 /// A running server; killed on drop.
@@ -13,20 +14,38 @@ pub(crate) struct Redis {
     child: Child,
     directory: TempDir,
     address: SocketAddr,
+    arguments: Vec<String>,
+    password: Option<String>,
 }
 
 impl Redis {
     /// Starts one that keeps nothing on disk.
     #[track_caller]
     pub(crate) fn start() -> Redis {
+        Redis::start_at(free_address(), None, &[])
+    }
+
+    /// Starts one at `address` that wants `password`, if there is one, with more
+    /// `arguments`.
+    #[track_caller]
+    pub(crate) fn start_at(
+        address: SocketAddr,
+        password: Option<&str>,
+        arguments: &[&str],
+    ) -> Redis {
         let directory = TempDir::new().expect("a directory");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = free.local_addr().expect("bound");
-        drop(free);
-        let child = serve(&directory, address);
-        let redis = Redis { child, directory, address };
+        let mut arguments: Vec<String> = arguments.iter().map(|one| (*one).to_owned()).collect();
+        arguments.extend(password.iter().flat_map(|one| ["--requirepass", one].map(str::to_owned)));
+        let child = serve(&directory, address, &arguments);
+        let password = password.map(str::to_owned);
+        let redis = Redis { child, directory, address, arguments, password };
         redis.wait();
         redis
+    }
+
+    /// Where it listens without TLS.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Where it is.
@@ -43,7 +62,7 @@ impl Redis {
     /// Starts it again, empty, where it was.
     #[track_caller]
     pub(crate) fn restart(&mut self) {
-        self.child = serve(&self.directory, self.address);
+        self.child = serve(&self.directory, self.address, &self.arguments);
         self.wait();
     }
 
@@ -90,13 +109,22 @@ impl Redis {
         answer.trim().trim_start_matches(':').parse().expect("a number")
     }
 
+    /// What it answers to one command: the whole answer, as on the wire but for the
+    /// line end.
+    #[track_caller]
+    pub(crate) fn command(&self, words: &[&str]) -> String {
+        String::from_utf8_lossy(&self.ask(words)).trim_end().to_owned()
+    }
+
     /// Sends one command on a connection of its own; what comes until that ends.
     #[track_caller]
     fn ask(&self, words: &[&str]) -> Vec<u8> {
         let mut stream = TcpStream::connect(self.address).expect("Redis listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
         let mut bytes = Vec::new();
-        for command in [words, &["QUIT"]] {
+        let login = self.password.as_deref().map(|password| ["AUTH", password]);
+        let login = login.as_ref().map(<[&str; 2]>::as_slice);
+        for command in login.into_iter().chain([words, &["QUIT"]]) {
             bytes.extend(format!("*{}\r\n", command.len()).bytes());
             for word in command {
                 bytes.extend(format!("${}\r\n{word}\r\n", word.len()).bytes());
@@ -106,6 +134,10 @@ impl Redis {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("Redis answers");
         let rest = answer.strip_suffix(b"+OK\r\n").expect("the answer to QUIT");
+        let rest = match login {
+            Some(_) => rest.strip_prefix(b"+OK\r\n").expect("the answer to AUTH"),
+            None => rest,
+        };
         rest.to_vec()
     }
 
@@ -121,11 +153,12 @@ impl Redis {
 }
 
 #[track_caller]
-fn serve(directory: &TempDir, address: SocketAddr) -> Child {
+fn serve(directory: &TempDir, address: SocketAddr, arguments: &[String]) -> Child {
     Command::new("redis-server")
         .args(["--bind", &address.ip().to_string(), "--port", &address.port().to_string()])
         .args(["--save", "", "--appendonly", "no", "--dir"])
         .arg(directory.path())
+        .args(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

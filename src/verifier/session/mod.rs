@@ -1,0 +1,275 @@
+//! `session`: the login that an application keeps for its users, found by the id
+//! in the credential, or held by the credential itself.
+//!
+//! In this order: the signature around the id, if there is one; the record
+//! ([`store`]), or the signed session ([`signed`]); whose it is; whether it still
+//! lasts. The application writes, sockgate only reads.
+
+mod build;
+mod config;
+mod postgres;
+mod redis;
+mod signed;
+mod sql;
+mod sqlite;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Map, Value};
+
+pub(super) use self::build::build;
+pub use self::config::{
+    CookieFormat, CookieFormatConfig, CookieSignatureConfig, DjangoValueConfig, SecretsConfig,
+    SessionConfig, SignatureFormat, StoreConfig, ValueConfig, ValueFormat,
+};
+use self::signed::Unsigned;
+use self::signed::django::Django;
+use self::signed::express::Express;
+use self::signed::flask::Flask;
+use self::signed::keygrip::Keygrip;
+use self::store::Store;
+use super::lookup::{Key, Lookups};
+use super::{Credential, Occasion, Verification, Verifier, VerifyError, timestamp};
+use crate::clock::UnixSeconds;
+use crate::close::Reason;
+use crate::credential::Place;
+use crate::expression::{Expression, Variables};
+use crate::identity::{Identity, Method, Proof};
+
+/// Verifies sessions of one application.
+struct Session {
+    name: Arc<str>,
+    source: Source,
+    rules: Arc<Rules>,
+}
+
+/// Where a session comes from.
+enum Source {
+    Stored(Stored),
+    Cookie(Format),
+}
+
+/// A session that a store has.
+struct Stored {
+    signature: Option<Express>,
+    key: Expression,
+    store: Arc<dyn Store>,
+    lookups: Lookups,
+    /// Whether the store could not answer the last time that it was asked.
+    degraded: Arc<AtomicBool>,
+}
+
+/// A session that the cookie itself holds.
+enum Format {
+    Flask { flask: Flask, max_age: i64 },
+    Django { django: Django, max_age: i64 },
+    Keygrip(Keygrip),
+}
+
+/// What a session comes to.
+struct Rules {
+    verifier: Arc<str>,
+    subject: Expression,
+    ends: Ends,
+}
+
+/// When a session ends.
+enum Ends {
+    /// When its store forgets it, or its signature is too old.
+    ByItself,
+    /// Not before it is gone.
+    Never,
+    /// Then, or earlier by itself where the cookie says so.
+    At(Expression),
+}
+
+/// A session before anybody has asked whose it is.
+struct Found {
+    value: Value,
+    /// When it ends by itself.
+    ends: Option<UnixSeconds>,
+    /// The id in the store.
+    id: Option<String>,
+}
+
+impl Session {
+    async fn judge(
+        &self,
+        credential: &Credential<'_>,
+        occasion: &Occasion<'_>,
+        now: UnixSeconds,
+    ) -> Result<Arc<Identity>, VerifyError> {
+        match &self.source {
+            Source::Stored(stored) => self.look_up(stored, credential.value, now).await,
+            Source::Cookie(format) => {
+                let (session, max_age) = format.unsign(credential.value, occasion)?;
+                let ends = match (session.signed_at, max_age) {
+                    (Some(at), Some(age)) => Some(at.saturating_add(age).min(timestamp::LAST)),
+                    _ => None,
+                };
+                self.rules.judge(Found { value: session.value, ends, id: None }, now)
+            }
+        }
+    }
+
+    async fn look_up(
+        &self,
+        stored: &Stored,
+        credential: &[u8],
+        now: UnixSeconds,
+    ) -> Result<Arc<Identity>, VerifyError> {
+        let key = stored.key(credential)?;
+        let rules = Arc::clone(&self.rules);
+        let store = Arc::clone(&stored.store);
+        let place = Key::of(&[key.as_bytes()]);
+        let degraded = Arc::clone(&stored.degraded);
+        let look_up = || async move {
+            let mut outcome = Outcome { degraded, answered: false };
+            let fetched = store.fetch(&key, now).await;
+            outcome.answered = !matches!(fetched, Err(VerifyError::Unavailable(_)));
+            match fetched? {
+                None => Err(Reason::InvalidCredential.into()),
+                Some(record) => {
+                    let found = Found { value: record.value, ends: record.ends, id: Some(key) };
+                    rules.judge(found, now)
+                }
+            }
+        };
+        stored.lookups.find(place, now, look_up).await
+    }
+}
+
+/// Notes down whether a store has answered, also of a look-up that is cut short.
+struct Outcome {
+    degraded: Arc<AtomicBool>,
+    answered: bool,
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        self.degraded.store(!self.answered, Ordering::Relaxed);
+    }
+}
+
+impl Stored {
+    /// The key under which the store has the session of `credential`.
+    fn key(&self, credential: &[u8]) -> Result<String, Reason> {
+        let id = match &self.signature {
+            Some(express) => express.id(credential)?,
+            None => {
+                std::str::from_utf8(credential).map_err(|_| Reason::MalformedCredential)?.to_owned()
+            }
+        };
+        // No id of any framework is empty or has one of these; a database may stumble.
+        if id.is_empty() || id.chars().any(char::is_control) {
+            return Err(Reason::MalformedCredential);
+        }
+        let variables = Variables::from([("credential", Value::String(id))]);
+        match self.key.evaluate(&variables) {
+            Ok(Value::String(key)) if !key.is_empty() => Ok(key),
+            Ok(Value::Number(number)) => Ok(number.to_string()),
+            Ok(_) | Err(_) => Err(Reason::MalformedCredential),
+        }
+    }
+}
+
+impl Format {
+    /// The session in `cookie`, and how long it lasts, in seconds.
+    fn unsign(
+        &self,
+        cookie: &[u8],
+        occasion: &Occasion<'_>,
+    ) -> Result<(Unsigned, Option<i64>), Reason> {
+        match self {
+            Format::Flask { flask, max_age } => Ok((flask.session(cookie)?, Some(*max_age))),
+            Format::Django { django, max_age } => Ok((django.session(cookie)?, Some(*max_age))),
+            Format::Keygrip(keygrip) => match occasion.place {
+                Place::Cookie(name) => Ok((keygrip.session(name, cookie)?, None)),
+                // What is signed is the name of a cookie, too.
+                Place::Query(_) | Place::Header(..) | Place::Subprotocol | Place::Message => {
+                    Err(Reason::MalformedCredential)
+                }
+            },
+        }
+    }
+}
+
+impl Rules {
+    fn judge(&self, found: Found, now: UnixSeconds) -> Result<Arc<Identity>, VerifyError> {
+        let mut variables = Variables::from([("value", found.value)]);
+        let expires = match &self.ends {
+            Ends::ByItself => found.ends,
+            Ends::Never => None,
+            Ends::At(expression) => {
+                let at = expression.evaluate(&variables).map_err(|_| Reason::InvalidCredential)?;
+                let at = timestamp::read(&at).ok_or(Reason::InvalidCredential)?;
+                // A record that its store keeps longer or shorter ends when it says;
+                // a signature that is too old is void all the same.
+                match (found.ends, &found.id) {
+                    (Some(ends), None) => Some(at.min(ends)),
+                    _ => Some(at),
+                }
+            }
+        };
+        if expires.is_some_and(|at| at <= now) {
+            return Err(Reason::Expired.into());
+        }
+        let subject = self.subject.evaluate(&variables).map_err(|_| Reason::InvalidCredential)?;
+        let claims = match variables.remove("value") {
+            Some(Value::Object(claims)) => claims,
+            _ => Map::new(),
+        };
+        let identity = Identity::proven(Proof {
+            subject,
+            method: Method::Session,
+            verifier: Arc::clone(&self.verifier),
+            issuer: None,
+            session: found.id,
+            token_id: None,
+            issued_at: None,
+            expires,
+            leeway: 0,
+            claims: Value::Object(claims).to_string().into(),
+        })?;
+        Ok(Arc::new(identity))
+    }
+}
+
+impl Verifier for Session {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Anything: an id has no shape.
+    fn recognises(&self, _: &Credential<'_>) -> bool {
+        true
+    }
+
+    fn verify<'a>(
+        &'a self,
+        credential: &'a Credential<'a>,
+        occasion: &'a Occasion<'a>,
+        now: UnixSeconds,
+    ) -> Verification<'a> {
+        Box::pin(self.judge(credential, occasion, now))
+    }
+
+    fn asks(&self) -> bool {
+        matches!(self.source, Source::Stored(_))
+    }
+
+    fn is_degraded(&self) -> bool {
+        match &self.source {
+            Source::Stored(stored) => stored.degraded.load(Ordering::Relaxed),
+            Source::Cookie(_) => false,
+        }
+    }
+
+    fn wants_signature_cookie(&self) -> bool {
+        matches!(self.source, Source::Cookie(Format::Keygrip(_)))
+    }
+}

@@ -1,0 +1,134 @@
+//! The query as it is prepared: PostgreSQL itself writes each column as JSON, so
+//! that every type that it has is read, and at most two rows come back.
+
+use std::error::Error;
+use std::fmt;
+
+use bytes::BytesMut;
+use serde_json::{Map, Value};
+use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, Statement};
+
+use super::super::sql;
+use super::{Failure, said};
+use crate::close::Reason;
+use crate::json;
+use crate::verifier::Unavailable;
+
+/// A prepared query, and the names of its columns.
+pub(super) struct Prepared {
+    statement: Statement,
+    columns: Vec<(String, Form)>,
+}
+
+/// How a column comes.
+#[derive(Clone, Copy)]
+enum Form {
+    /// As JSON.
+    Json,
+    /// As text.
+    Text,
+}
+
+/// A parameter in its text form, whatever its type: PostgreSQL reads it, and says
+/// if it cannot be of that type.
+struct TextForm<'a>(&'a str);
+
+impl fmt::Debug for TextForm<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a key")
+    }
+}
+
+impl ToSql for TextForm<'_> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        Format::Text
+    }
+
+    to_sql_checked!();
+}
+
+impl Prepared {
+    /// Asks for the columns of `query`, and prepares it with those written as JSON.
+    pub(super) async fn new(client: &Client, query: &str) -> Result<Prepared, Unavailable> {
+        let query = query.trim().trim_end_matches(';').trim_end();
+        let asked = client.prepare(query).await.map_err(|error| said(&error))?;
+        if asked.params().len() != 1 {
+            return Err(Unavailable("the query must use $1, and no other parameter"));
+        }
+        let names: Vec<String> =
+            asked.columns().iter().map(|column| column.name().to_owned()).collect();
+        if names.is_empty() {
+            return Err(Unavailable("the query gives no columns: it must be a SELECT"));
+        }
+        if sql::distinct(&names).is_err() {
+            return Err(Unavailable(
+                "two columns of the query have the same name: write `AS` another",
+            ));
+        }
+        let forms: Vec<(String, Form)> = asked
+            .columns()
+            .iter()
+            .enumerate()
+            .map(|(index, column)| form(column.type_(), index))
+            .collect();
+        let aliases: Vec<String> = (0..names.len()).map(|index| format!("c{index}")).collect();
+        let shown: Vec<&str> = forms.iter().map(|(shown, _)| shown.as_str()).collect();
+        // A comment in the query ends with its line.
+        let whole = format!(
+            "SELECT {} FROM (\n{query}\n) AS t({}) LIMIT 2",
+            shown.join(", "),
+            aliases.join(", ")
+        );
+        let statement = client.prepare(&whole).await.map_err(|error| said(&error))?;
+        let columns = names.into_iter().zip(forms.into_iter().map(|(_, form)| form)).collect();
+        Ok(Prepared { statement, columns })
+    }
+
+    /// The one row for `key`.
+    pub(super) async fn row(
+        &self,
+        client: &Client,
+        key: &str,
+    ) -> Result<Option<Map<String, Value>>, Failure> {
+        let rows = client.query(&self.statement, &[&TextForm(key)]).await?;
+        let refused = || Failure::Row(Reason::InvalidCredential.into());
+        let row = match rows.as_slice() {
+            [] => return Ok(None),
+            [row] => row,
+            [..] => return Err(refused()),
+        };
+        let mut columns = Map::new();
+        for (index, (name, form)) in self.columns.iter().enumerate() {
+            let text: Option<&str> = row.try_get(index)?;
+            let value = match (text, form) {
+                (None, _) => Value::Null,
+                (Some(text), Form::Text) => text.into(),
+                (Some(text), Form::Json) => json::parse(text.as_bytes()).map_err(|_| refused())?,
+            };
+            columns.insert(name.clone(), value);
+        }
+        Ok(Some(columns))
+    }
+}
+
+/// How the column `index` of a type is asked for, and comes.
+fn form(kind: &Type, index: usize) -> (String, Form) {
+    let column = format!("t.c{index}");
+    match *kind {
+        // As people write it, and as `expires` reads it: without a zone, it is UTC.
+        Type::TIMESTAMP => (format!("{column}::text"), Form::Text),
+        Type::BYTEA => (format!("encode({column}, 'hex')"), Form::Text),
+        Type::JSON | Type::JSONB => (format!("{column}::text"), Form::Json),
+        _ => (format!("to_json({column})::text"), Form::Json),
+    }
+}

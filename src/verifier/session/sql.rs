@@ -1,0 +1,103 @@
+//! What SQLite and PostgreSQL share: the columns of a row as JSON.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use super::super::{Unavailable, VerifyError};
+use super::signed::django::Django;
+use super::store::Record;
+use crate::close::Reason;
+
+/// The column that Django signs.
+const SESSION_DATA: &str = "session_data";
+
+/// One column of one row.
+pub(super) enum Cell<'a> {
+    Null,
+    Integer(i64),
+    Real(f64),
+    /// UTF-8, if the database keeps its word.
+    Text(&'a [u8]),
+    /// Hex digits, as CEL sees it.
+    Bytes(&'a [u8]),
+}
+
+/// The JSON of a column.
+pub(super) fn value(cell: Cell<'_>) -> Result<Value, VerifyError> {
+    Ok(match cell {
+        Cell::Null => Value::Null,
+        Cell::Integer(number) => number.into(),
+        // Infinities have no JSON.
+        Cell::Real(number) => number.into(),
+        Cell::Text(text) => {
+            let text = std::str::from_utf8(text).map_err(|_| Reason::InvalidCredential)?;
+            Value::from(text)
+        }
+        Cell::Bytes(bytes) => Value::String(hex(bytes)),
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Refuses columns of the same name: which of them decides would be chance.
+pub(super) fn distinct(names: &[String]) -> Result<(), VerifyError> {
+    let mut seen = HashSet::new();
+    if names.iter().all(|name| seen.insert(name)) {
+        return Ok(());
+    }
+    Err(Unavailable("two columns of the query have the same name: write `AS` another").into())
+}
+
+/// The row as CEL sees it; with `django`, `session_data` is what Django signed.
+pub(super) fn record(
+    mut row: Map<String, Value>,
+    django: Option<&Django>,
+) -> Result<Record, VerifyError> {
+    if let Some(django) = django {
+        let Some(column) = row.get_mut(SESSION_DATA) else {
+            return Err(Unavailable("the query must give the column session_data").into());
+        };
+        let Value::String(text) = &*column else { return Err(Reason::InvalidCredential.into()) };
+        let session = django.session(text.as_bytes()).map_err(|_| Reason::InvalidCredential)?;
+        *column = session.value;
+    }
+    Ok(Record { value: Value::Object(row), ends: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(cell: Cell<'_>) -> Value {
+        value(cell).ok().unwrap()
+    }
+
+    #[test]
+    fn every_kind_of_column_has_a_json_form() {
+        assert_eq!(read(Cell::Null), Value::Null);
+        assert_eq!(read(Cell::Integer(i64::MAX)), json!(i64::MAX));
+        assert_eq!(read(Cell::Real(1.5)), json!(1.5));
+        assert_eq!(read(Cell::Real(f64::INFINITY)), Value::Null);
+        assert_eq!(read(Cell::Text("ä".as_bytes())), json!("ä"));
+        assert_eq!(read(Cell::Bytes(&[0, 255, 16])), json!("00ff10"));
+        assert!(value(Cell::Text(b"\xff")).is_err());
+    }
+
+    #[test]
+    fn columns_of_one_name_are_refused() {
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert!(distinct(&names(&["id", "ID"])).is_ok());
+        assert!(distinct(&names(&["id", "name", "id"])).is_err());
+    }
+}

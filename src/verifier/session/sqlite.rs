@@ -1,0 +1,210 @@
+//! Sessions in a SQLite file that somebody else writes: opened read-only, in
+//! whatever journal mode it is, and asked on threads that may block.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+
+use super::super::{Unavailable, VerifyError};
+use super::signed::django::Django;
+use super::sql::{self, Cell};
+use super::store::{Fetching, Record, Store, VALUE_BYTES};
+use crate::clock::UnixSeconds;
+use crate::close::Reason;
+
+/// How many look-ups read at once; the others wait.
+const READERS: usize = 4;
+
+/// Sessions in one file.
+pub(super) struct SqliteStore {
+    file: Arc<File>,
+    readers: Arc<Semaphore>,
+    django: Option<Django>,
+}
+
+/// What a reader needs, on its own thread.
+struct File {
+    path: PathBuf,
+    query: Box<str>,
+    timeout: Duration,
+    /// Connections that nobody reads with.
+    idle: Mutex<Vec<Open>>,
+}
+
+/// An open connection, and which file it has open: one that was replaced is
+/// another.
+struct Open {
+    connection: Connection,
+    identity: (u64, u64),
+}
+
+impl SqliteStore {
+    pub(super) fn new(
+        path: PathBuf,
+        query: &str,
+        timeout: Duration,
+        django: Option<Django>,
+    ) -> SqliteStore {
+        let file = File { path, query: query.into(), timeout, idle: Mutex::default() };
+        SqliteStore { file: Arc::new(file), readers: Arc::new(Semaphore::new(READERS)), django }
+    }
+
+    async fn record(&self, key: &str) -> Result<Option<Record>, VerifyError> {
+        let broken = Unavailable("the look-up broke off");
+        let place = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| broken)?;
+        let file = Arc::clone(&self.file);
+        let key = key.to_owned();
+        // Whoever waits may be gone before the thread is done; then it stops soon.
+        let stop = Arc::new(Stop::default());
+        let guard = Guard(Arc::clone(&stop));
+        let reading = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            file.row(&key, &stop)
+        });
+        let row = reading.await.map_err(|_| broken)?;
+        drop(guard);
+        match row? {
+            Some(row) => sql::record(row, self.django.as_ref()).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Store for SqliteStore {
+    fn fetch<'a>(&'a self, key: &'a str, _: UnixSeconds) -> Fetching<'a> {
+        Box::pin(self.record(key))
+    }
+}
+
+/// How to stop a reader whom nobody waits for any more.
+#[derive(Default)]
+struct Stop(Mutex<Reader>);
+
+/// What the reader is about.
+#[derive(Default)]
+enum Reader {
+    #[default]
+    NotYet,
+    Reading(InterruptHandle),
+    /// It is done, or nobody waits for it.
+    Over,
+}
+
+impl Stop {
+    fn now(&self, next: Reader) -> Reader {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), next)
+    }
+}
+
+/// Stops the reader when dropped.
+struct Guard(Arc<Stop>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Reader::Reading(handle) = self.0.now(Reader::Over) {
+            handle.interrupt();
+        }
+    }
+}
+
+impl File {
+    fn row(&self, key: &str, stop: &Stop) -> Result<Option<Map<String, Value>>, VerifyError> {
+        let open = self.open().map_err(|error| unavailable(&error))?;
+        if let Reader::Over = stop.now(Reader::Reading(open.connection.get_interrupt_handle())) {
+            return Err(Unavailable("nobody waits any more").into());
+        }
+        let row = one_row(&open.connection, &self.query, key);
+        // Who has been interrupted may still be: its connection is nobody else's.
+        if let Reader::Reading(_) = stop.now(Reader::Over)
+            && row.is_ok()
+        {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(open);
+        }
+        row
+    }
+
+    /// An idle connection to the file that is there now, or a new one.
+    fn open(&self) -> rusqlite::Result<Open> {
+        let there = std::fs::metadata(&self.path).ok().map(|file| (file.dev(), file.ino()));
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|open| Some(open.identity) == there);
+        if let Some(open) = idle.pop() {
+            return Ok(open);
+        }
+        drop(idle);
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(self.timeout)?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(Open { connection, identity: there.unwrap_or_default() })
+    }
+}
+
+fn one_row(
+    connection: &Connection,
+    query: &str,
+    key: &str,
+) -> Result<Option<Map<String, Value>>, VerifyError> {
+    let failed = |error: rusqlite::Error| VerifyError::from(unavailable(&error));
+    let mut statement = connection.prepare(query).map_err(failed)?;
+    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    sql::distinct(&names)?;
+    if statement.parameter_count() != 1 {
+        return Err(Unavailable("the query must use $1, and no other parameter").into());
+    }
+    let mut rows = statement.query([key]).map_err(failed)?;
+    let Some(row) = rows.next().map_err(failed)? else { return Ok(None) };
+    let mut columns = Map::new();
+    let mut size = 0;
+    for (index, name) in names.into_iter().enumerate() {
+        let cell = cell(row.get_ref(index).map_err(failed)?, &mut size)?;
+        columns.insert(name, sql::value(cell)?);
+    }
+    match rows.next().map_err(failed)? {
+        None => Ok(Some(columns)),
+        Some(_) => Err(Reason::InvalidCredential.into()),
+    }
+}
+
+fn cell<'a>(value: ValueRef<'a>, size: &mut usize) -> Result<Cell<'a>, VerifyError> {
+    let cell = match value {
+        ValueRef::Null => Cell::Null,
+        ValueRef::Integer(number) => Cell::Integer(number),
+        ValueRef::Real(number) => Cell::Real(number),
+        ValueRef::Text(text) => Cell::Text(text),
+        ValueRef::Blob(bytes) => Cell::Bytes(bytes),
+    };
+    *size += match value {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len(),
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => 8,
+    };
+    if *size > VALUE_BYTES { Err(Reason::InvalidCredential.into()) } else { Ok(cell) }
+}
+
+/// The error in words of ours: SQLite's quote the query and values.
+fn unavailable(error: &rusqlite::Error) -> Unavailable {
+    Unavailable(match error {
+        rusqlite::Error::SqliteFailure(cause, _) => match cause.code {
+            ErrorCode::CannotOpen => "the SQLite file cannot be opened",
+            ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => {
+                "the SQLite file is no database, or damaged"
+            }
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => "the SQLite file stays locked",
+            ErrorCode::ReadOnly => "the query writes, and the SQLite file is read only",
+            ErrorCode::PermissionDenied => "the SQLite file may not be read",
+            ErrorCode::OperationInterrupted => "SQLite does not answer in time",
+            _ => "SQLite refuses the query: does it fit the tables?",
+        },
+        rusqlite::Error::SqlInputError { .. } => {
+            "SQLite refuses the query: does it fit the tables?"
+        }
+        rusqlite::Error::MultipleStatement => "the query must be one statement",
+        _ => "SQLite gives no answer",
+    })
+}
