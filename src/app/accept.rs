@@ -3,14 +3,16 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::Response;
+use futures_util::future::Either;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,7 +25,7 @@ use crate::admin::Admin;
 use crate::close::Reason;
 use crate::handshake::{Answer, GuardLimits, HeadGuard};
 use crate::listener::{Accepted, Listener};
-use crate::pipeline::{Gate, Link, Slots, raw_refusal, serve as answer};
+use crate::pipeline::{Body, Gate, Link, Slots, raw_refusal, serve as answer};
 use crate::stream::Stream;
 use crate::telemetry::{LogLevel, Record};
 
@@ -107,14 +109,26 @@ impl Serving {
             header_bytes: usize::try_from(limits.header_bytes.0).unwrap_or(usize::MAX),
             write_stall: limits.http_body_timeout.limit(),
         };
-        let (guard, fault) = HeadGuard::new(stream, guard_limits);
+        let (mut guard, fault) = HeadGuard::new(stream, guard_limits);
         let link = Arc::new(Link::new(peer, tls, fault, slots));
-        let Some((stream, ahead)) =
-            serve_http(gate, &link, guard, guard_limits.header_bytes, header_timeout, closing)
-                .await
-        else {
-            return;
+        // Most upgrades are answered without hyper.
+        let answered = match guard.waiting_upgrade().await {
+            // Boxed, as all that is large: a task is moved when it is spawned.
+            Some(head) => {
+                Some(Box::pin(answer(Arc::clone(&gate), Arc::clone(&link), head, None)).await)
+            }
+            None => None,
         };
+        let ended = match answered {
+            Some(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                guard.switch(response.headers()).await.ok()
+            }
+            first => {
+                let serving = Http { gate, link: &link, limits: guard_limits, header_timeout };
+                Box::pin(serving.serve(guard, first, closing)).await
+            }
+        };
+        let Some((stream, ahead)) = ended else { return };
         match link.take_after() {
             // In a task of its own: this one is as large as a handshake.
             Some(after) => after.start(stream, ahead),
@@ -123,60 +137,79 @@ impl Serving {
     }
 }
 
-/// Serves requests until the connection ends or is upgraded; gives the stream
-/// back, with what was read ahead, unless it broke.
-async fn serve_http(
+/// HTTP/1.1 on one connection, by hyper.
+struct Http<'a> {
     gate: Arc<Gate>,
-    link: &Arc<Link>,
-    mut guard: HeadGuard,
-    header_bytes: usize,
+    link: &'a Arc<Link>,
+    limits: GuardLimits,
     header_timeout: Option<Duration>,
-    mut closing: watch::Receiver<bool>,
-) -> Option<(Stream, Bytes)> {
-    let asked = AtomicBool::new(false);
-    let turn = guard.turn();
-    let service = |request| {
-        asked.store(true, Ordering::Relaxed);
-        let answering = turn.begin();
-        let answer = answer(Arc::clone(&gate), Arc::clone(link), request);
-        let whole = |response: Response<_>| response.map(|body| Answer::new(body, answering));
-        // Boxed: hyper moves the connection, and a handshake is large.
-        Box::pin(answer.map(|response| Ok::<_, Infallible>(whole(response))))
-    };
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_buf_size(header_bytes.max(16 * 1024));
-    loop {
-        let mut connection = builder.serve_connection(TokioIo::new(guard), service_fn(&service));
-        let served = tokio::select! {
-            served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => served,
-            () = closed(&mut closing) => {
-                // Who has not asked yet is still told 503, which ends the connection.
-                if asked.load(Ordering::Relaxed) {
-                    Pin::new(&mut connection).graceful_shutdown();
+}
+
+impl Http<'_> {
+    /// Serves requests until the connection ends or is upgraded; gives the stream
+    /// back, with what was read ahead, unless it broke. `first` answers the first
+    /// request, if that has been judged already.
+    async fn serve(
+        self,
+        mut guard: HeadGuard,
+        first: Option<Response<Body>>,
+        mut closing: watch::Receiver<bool>,
+    ) -> Option<(Stream, Bytes)> {
+        let Http { gate, link, limits, header_timeout } = self;
+        let asked = AtomicBool::new(false);
+        let first = Mutex::new(first);
+        let turn = guard.turn();
+        let service = |request: Request<Incoming>| {
+            asked.store(true, Ordering::Relaxed);
+            let answering = turn.begin();
+            let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let answer = match first {
+                Some(response) => Either::Left(std::future::ready(response)),
+                None => {
+                    let (head, body) = request.into_parts();
+                    Either::Right(answer(Arc::clone(&gate), Arc::clone(link), head, Some(body)))
                 }
-                std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await
-            }
+            };
+            let whole = |response: Response<_>| response.map(|body| Answer::new(body, answering));
+            // Boxed: hyper moves the connection, and a handshake is large.
+            Box::pin(answer.map(|response| Ok::<_, Infallible>(whole(response))))
         };
-        guard = connection.into_parts().io.into_inner();
-        if served.is_ok()
-            && let Some(fields) = guard.outgrown()
-        {
-            builder.max_headers(fields);
-            continue;
-        }
-        let timed_out = served.as_ref().is_err_and(hyper::Error::is_timeout);
-        if guard.has_part_of_a_head() {
-            let record = Record::open(&gate.telemetry, &"-".into(), link.peer);
-            if timed_out {
-                record.unanswered(Reason::Stalled);
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(header_timeout)
+            .max_buf_size(limits.header_bytes.max(16 * 1024));
+        loop {
+            let mut connection =
+                builder.serve_connection(TokioIo::new(guard), service_fn(&service));
+            let served = tokio::select! {
+                served = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => served,
+                () = closed(&mut closing) => {
+                    // Who has not asked yet is still told 503, which ends the connection.
+                    if asked.load(Ordering::Relaxed) {
+                        Pin::new(&mut connection).graceful_shutdown();
+                    }
+                    std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await
+                }
+            };
+            guard = connection.into_parts().io.into_inner();
+            if served.is_ok()
+                && let Some(fields) = guard.outgrown()
+            {
+                builder.max_headers(fields);
+                continue;
             }
-        } else if !asked.load(Ordering::Relaxed) {
-            say_silent(&gate, link.peer, "a connection without a request");
+            let timed_out = served.as_ref().is_err_and(hyper::Error::is_timeout);
+            if guard.has_part_of_a_head() {
+                let record = Record::open(&gate.telemetry, &"-".into(), link.peer);
+                if timed_out {
+                    record.unanswered(Reason::Stalled);
+                }
+            } else if !asked.load(Ordering::Relaxed) {
+                say_silent(&gate, link.peer, "a connection without a request");
+            }
+            return served.ok().map(|()| guard.into_parts());
         }
-        return served.ok().map(|()| guard.into_parts());
     }
 }
 

@@ -202,7 +202,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("", &["revocation"]),
     ("server", &["http2", "proxy_protocol"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
-    ("verifiers.*", &["session"]),
     ("policies.*.lifetime", &["recheck", "recheck_stale", "refresh"]),
     ("policies.*.credentials.[]", &["client_cert", "dial"]),
     ("policies.*.credentials.[].message", &["dial"]),

@@ -3,6 +3,9 @@
 //!
 //! Pure: bytes in, [`Framing`] or a [`Reason`] out.
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request};
+
 use super::target::Host;
 use crate::close::Reason;
 
@@ -120,6 +123,25 @@ pub(super) fn read(head: &[u8]) -> Result<Head, Reason> {
         request.method == Some("CONNECT"),
     )?;
     Ok(Head { framing: facts.framing(modern)?, fields })
+}
+
+/// The request of a whole head in which [`read`] has found so many fields, and
+/// nothing wrong. None if it is none to the `http` crate: hyper then says why.
+pub(super) fn request(head: Bytes, fields: usize) -> Option<request::Parts> {
+    let mut space = vec![httparse::EMPTY_HEADER; fields];
+    let mut parsed = httparse::Request::new(&mut space);
+    parsed.parse(&head).ok()?;
+    let mut headers = HeaderMap::with_capacity(fields);
+    for field in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        headers.append(name, HeaderValue::from_maybe_shared(head.slice_ref(field.value)).ok()?);
+    }
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = Method::from_bytes(parsed.method?.as_bytes()).ok()?;
+    parts.uri = Uri::from_maybe_shared(head.slice_ref(parsed.path?.as_bytes())).ok()?;
+    parts.version = if parsed.version? == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
+    parts.headers = headers;
+    Some(parts)
 }
 
 /// What the header fields say about framing and host.

@@ -12,7 +12,7 @@ mod turn;
 
 pub use self::accept::{accept_for, fresh_key};
 pub use self::forwarded::{Client, TrustedProxies};
-pub use self::guard::{Fault, GuardLimits, HeadGuard};
+pub use self::guard::{Fault, GuardLimits, HeadGuard, write_fields};
 pub use self::head::MOST_TARGET;
 pub use self::opening::{Kind, Offer, Opening, readable_target, tokens};
 pub use self::target::{Host, normalise_path};

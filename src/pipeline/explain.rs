@@ -119,9 +119,6 @@ async fn narrate(
 ) -> Result<(), Stop> {
     let plans = gate.plans.load_full();
     let Question { head, peer, tls, message, live } = question;
-    if live {
-        plans.start(&gate.telemetry);
-    }
     let client = plans.proxies.client(Some(peer), tls, &head.headers);
     let request_id = match head.headers.get("x-request-id").and_then(sane_request_id) {
         Some(id) if client.trusted => id.into(),
@@ -343,6 +340,7 @@ async fn identify(
         return Err(Reason::InvalidCredential);
     };
     narrator.say("verifier", verifier.name());
+    verifier.start(&exchange.gate.telemetry);
     let credential = Credential { value: presented.value.expose(), basic: presented.basic };
     let verified = verifier.verify(&credential, &occasion, clock::unix_now()).await;
     let identity = verified.map_err(|error| {

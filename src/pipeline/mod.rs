@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::ORIGIN;
-use http::{Request, Response};
+use http::{Response, request};
 use hyper::body::Incoming;
 
 pub use self::after::After;
@@ -47,12 +47,17 @@ use crate::telemetry::Record;
 /// A connection's part in the count of its address.
 pub type IpSlot = policy::Slot<IpKey>;
 
-/// Answers one request. A 101 leaves what follows it on the link.
-pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>) -> Response<Body> {
+/// Answers one request; the head of an upgrade may come without a body. A 101
+/// leaves what follows it on the link.
+pub async fn serve(
+    gate: Arc<Gate>,
+    link: Arc<Link>,
+    head: request::Parts,
+    body: Option<Incoming>,
+) -> Response<Body> {
     // Read before anything is awaited: the verdict is on this very head.
-    let fault = link.fault.reason(request.headers());
+    let fault = link.fault.reason(&head.headers);
     let plans = gate.plans.load_full();
-    let (head, body) = request.into_parts();
     let client = plans.proxies.client(link.peer, link.tls, &head.headers);
     let request_id = match head.headers.get("x-request-id").and_then(sane_request_id) {
         Some(id) if client.trusted => id.into(),
@@ -123,10 +128,10 @@ pub async fn serve(gate: Arc<Gate>, link: Arc<Link>, request: Request<Incoming>)
     }
     let finding = exchange.find();
     exchange.clean();
-    if is_upgrade {
-        Upgrade { link: &link, exchange, record, ip_slot }.answer(finding).await
-    } else {
-        Plain { link: &link, exchange, record, ip_slot }.answer(finding, body).await
+    match body {
+        _ if is_upgrade => Upgrade { link: &link, exchange, record, ip_slot }.answer(finding).await,
+        Some(body) => Plain { link: &link, exchange, record, ip_slot }.answer(finding, body).await,
+        None => refuse(record, Reason::ProtocolError),
     }
 }
 

@@ -113,6 +113,15 @@ impl Plans {
         self.verifiers.values().for_each(|kept| kept.built.verifier.start(telemetry));
     }
 
+    /// Ends what verifiers do by themselves that `next` has not kept.
+    pub fn retire(&self, next: &Plans) {
+        for (name, kept) in &self.verifiers {
+            if !next.verifiers.get(name).is_some_and(|next| Arc::ptr_eq(next, kept)) {
+                kept.built.verifier.retire();
+            }
+        }
+    }
+
     /// The names of the verifiers that cannot reach what they depend on.
     pub fn degraded(&self) -> impl Iterator<Item = &str> {
         let degraded = self.verifiers.values().filter(|kept| kept.built.verifier.is_degraded());

@@ -51,12 +51,13 @@ pub(super) struct TicketDesk<'a> {
 
 impl TicketDesk<'_> {
     /// Issues a ticket, or says why not.
-    pub(super) async fn answer(self, body: Incoming) -> Response<Body> {
+    /// Upgrades have no body.
+    pub(super) async fn answer(self, body: Option<Incoming>) -> Response<Body> {
         let cors = cors(&self.exchange);
-        let is_plain = matches!(self.exchange.opening.kind, Kind::Plain);
-        let mut response = match self.exchange.opening.method {
-            Method::POST if is_plain => self.issue(body).await,
-            Method::OPTIONS => {
+        let body = body.filter(|_| matches!(self.exchange.opening.kind, Kind::Plain));
+        let mut response = match (&self.exchange.opening.method, body) {
+            (&Method::POST, Some(body)) => self.issue(body).await,
+            (&Method::OPTIONS, _) => {
                 self.record.answered(StatusCode::NO_CONTENT.as_u16(), true);
                 options(&self.exchange)
             }

@@ -8,6 +8,9 @@ use tokio::net::TcpListener;
 
 use super::*;
 
+/// What to answer to what was read, on the connection of this number.
+type Answer = fn(usize, &str) -> Option<Vec<u8>>;
+
 /// Answers what it reads by `answer`, which is given the number of the
 /// connection and what was read; ends the connection on `None`.
 struct Server {
@@ -16,7 +19,7 @@ struct Server {
 }
 
 impl Server {
-    async fn start(answer: fn(usize, &str) -> Option<Vec<u8>>) -> Server {
+    async fn start(answer: Answer) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -110,7 +113,7 @@ async fn silence_ends_in_time_and_the_next_question_is_asked_anew() {
 
 #[tokio::test]
 async fn garbage_and_huge_answers_break_the_connection() {
-    let answers: [fn(usize, &str) -> Option<Vec<u8>>; 4] = [
+    let answers: [Answer; 4] = [
         |_, _| Some(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
         |_, _| Some(b"$1048577\r\naaaa".to_vec()),
         |_, _| Some(b"*1000000000\r\n".to_vec()),

@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
+use crate::handshake::write_fields;
 use crate::stream::Stream;
 
 /// The longest request that is sent here: no socket has less room, so that no
@@ -86,12 +87,7 @@ fn encode<B>(request: &Request<B>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(1024);
     // Writing to memory cannot fail.
     let _ = write!(bytes, "{} {} HTTP/1.1\r\n", request.method(), request.uri());
-    for (name, value) in request.headers() {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            bytes.extend_from_slice(part);
-        }
-    }
-    bytes.extend_from_slice(b"\r\n");
+    write_fields(&mut bytes, request.headers());
     bytes
 }
 

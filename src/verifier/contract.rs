@@ -6,7 +6,7 @@ mod peer;
 
 use std::sync::Arc;
 
-pub(super) use self::peer::{Seen, serving, survives};
+pub(super) use self::peer::{Seen, serving, survives, survives_with};
 use super::occasion::Asked;
 use super::{Chain, Credential, Verifier, VerifyError};
 use crate::clock::UnixSeconds;

@@ -135,6 +135,10 @@ pub trait Verifier: Send + Sync {
     /// that keeps the verifier. Until then it makes no connection of its own accord.
     fn start(&self, _telemetry: &Arc<Telemetry>) {}
 
+    /// Ends what it does by itself: a reload has left it out, or put another in its
+    /// place. Connections that were opened before may still ask it.
+    fn retire(&self) {}
+
     /// Whether it cannot reach what it depends on, and so refuses or lives on what
     /// it knows from before. Cheap.
     fn is_degraded(&self) -> bool {

@@ -184,6 +184,32 @@ fn answers_that_cannot_be_read_in_one_way_only_admit_nobody() {
 }
 
 #[test]
+fn the_server_is_verified_by_the_own_authority() {
+    let directory = TempDir::new().expect("a directory");
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
+    let write = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let cert = write("ca.pem", pair.cert.pem());
+    let key = write("key.pem", pair.signing_key.serialize_pem());
+    let trusting = [("NODE_EXTRA_CA_CERTS", cert.as_str())];
+    let provider = Provider::start_with(&["--tls", &cert, &key], &trusting);
+    let upstream = Upstream::start();
+    assert!(provider.introspection().starts_with("https://localhost:"));
+    let token = provider.opaque_login("alice", "chat");
+    let gate = |ca: &str| {
+        let rest = format!("client_id: the gate/1\n      ca: \"{ca}\"");
+        Gate::start(&config(&provider.introspection(), &rest, &upstream))
+    };
+    opens(&gate(&cert), &token);
+    let gate = gate("system");
+    assert_eq!(says(&gate, "/ws/a", &token), (1013, "verifier_unavailable".to_owned()));
+    assert_eq!(gate.record("/ws/a")["cause"], "the TLS handshake failed");
+}
+
+#[test]
 fn explain_asks_the_server_only_if_told_to_and_check_never_shows_the_secret() {
     let (provider, upstream) = (Provider::start(&[]), Upstream::start());
     let directory = TempDir::new().expect("a directory");

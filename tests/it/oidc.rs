@@ -387,6 +387,27 @@ fn a_reload_keeps_the_keys_of_a_verifier_that_is_as_it_was() {
 }
 
 #[test]
+fn a_verifier_that_a_reload_replaces_leaves_the_provider_alone() {
+    let (provider, upstream) = (Provider::start(&[]), Upstream::start());
+    let before = discovered(provider.issuer(), ", refresh: 1s", &upstream);
+    let gate = Gate::start(&before);
+    // Holds what it was opened under for as long as it lives.
+    let token = provider.token("chat");
+    let mut open = Request::upgrade("/ws/a").bearer(&token).open(gate.address());
+    let asked = || provider.asked("/jwks");
+    let first = asked();
+    eventually("it is refreshed", || asked() > first);
+    gate.rewrite(&before.replace("refresh: 1s", "refresh: 1h"));
+    gate.metric_becomes("sockgate_config_reloads_total", &["outcome=\"success\""], 1.0);
+    becomes_degraded(&gate, &json!([]));
+    let after = asked();
+    // Longer than two refreshes: that nothing happens is what is waited for.
+    std::thread::sleep(Duration::from_millis(2200));
+    assert!(asked() <= after + 1, "{} after {after}", asked());
+    open.echoes("still here");
+}
+
+#[test]
 fn explain_asks_the_provider_only_if_told_to() {
     let (provider, upstream) = (Provider::start(&[]), Upstream::start());
     let directory = TempDir::new().expect("a directory");

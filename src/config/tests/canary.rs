@@ -28,11 +28,21 @@ verifiers:
     jwt:
       jwks_url: https://user:§@id.example.com/keys
       audience: any
+  opaque:
+    introspection:
+      url: https://user:§@id.example.com/introspect
+      client_id: gate
+      client_secret: §
+      audience: any
+  own:
+    forward_auth:
+      url: https://user:§@id.example.com/check
+      subject: body.user
 policies:
   members:
     credentials:
       - query: token
-        verifier: [app, other, published]
+        verifier: [app, other, published, opaque, own]
 routes:
   - path: /ws
     policy: members
@@ -42,8 +52,10 @@ routes:
 fn outputs(text: &str, environment: &[(&str, &str)]) -> String {
     match load_text(text, environment) {
         Ok(loaded) => {
-            let secrets = loaded.file.verifiers.values().map(|one| one.jwt.as_ref().unwrap());
-            let secrets = secrets.map(|jwt| (&jwt.secret, &jwt.jwks_url));
+            let secrets = loaded.file.verifiers.values().map(|one| {
+                let jwt = one.jwt.as_ref().map(|jwt| (&jwt.secret, &jwt.jwks_url));
+                (jwt, &one.introspection, &one.forward_auth)
+            });
             let secrets: Vec<_> = secrets.collect();
             let (admin, warnings) = (&loaded.file.admin, &loaded.warnings);
             format!("{}{admin:?}{secrets:?}{warnings:?}", loaded.effective())

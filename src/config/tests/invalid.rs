@@ -42,7 +42,6 @@ server: { listen: ':80', http2: true, proxy_protocol: false, tls: { cert: a, key
 revocation: none
 verifiers:
   app: { jwt: { jwks_url: 'https://x', timeout: 3s } }
-  s: { session: { store: cookie } }
 policies:
   m:
     credentials:
@@ -65,7 +64,6 @@ routes:
         "server.http2: unknown key \"http2\"; this version does not have it yet",
         "server.proxy_protocol: unknown key \"proxy_protocol\"; this version does not have it yet",
         "server.tls.client_ca: unknown key \"client_ca\"; this version does not have it yet",
-        "verifiers.s.session: unknown key \"session\"; this version does not have it yet",
         "routes[1].upstream: raw upstreams (tcp:) are unknown; this version does not have them yet",
         "routes[2].upstream: raw upstreams (unix:) are unknown; this version does not have them yet",
     ]),

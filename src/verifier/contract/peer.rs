@@ -144,15 +144,31 @@ pub(in crate::verifier) async fn survives(
     timeout: Duration,
     make: impl Fn(SocketAddr) -> Arc<dyn Verifier>,
 ) {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    is_unavailable("nobody listens", timeout, make(nobody)).await;
-    for how in BROKEN {
-        is_unavailable(&format!("{how:?}"), timeout, make(breaking(how).await)).await;
-    }
-    follows_no_redirect(make).await;
+    survives_with(b"canary-token", timeout, make).await;
 }
 
-async fn is_unavailable(what: &str, timeout: Duration, verifier: Arc<dyn Verifier>) {
+/// The same with a credential of one's own.
+pub(in crate::verifier) async fn survives_with(
+    credential: &[u8],
+    timeout: Duration,
+    make: impl Fn(SocketAddr) -> Arc<dyn Verifier>,
+) {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    is_unavailable("nobody listens", credential, timeout, make(nobody)).await;
+    for how in BROKEN {
+        let verifier = make(breaking(how).await);
+        is_unavailable(&format!("{how:?}"), credential, timeout, verifier).await;
+    }
+    follows_no_redirect(credential, make).await;
+}
+
+async fn is_unavailable(
+    what: &str,
+    credential: &[u8],
+    timeout: Duration,
+    verifier: Arc<dyn Verifier>,
+) {
+    let ask = |verifier| ask(verifier, credential);
     let began = Instant::now();
     let error = ask(&verifier).await.err().unwrap_or_else(|| panic!("{what}: admitted"));
     assert!(matches!(error, VerifyError::Unavailable(_)), "{what}: {error}");
@@ -164,15 +180,15 @@ async fn is_unavailable(what: &str, timeout: Duration, verifier: Arc<dyn Verifie
     assert!(matches!(ask(&verifier).await, Err(VerifyError::Unavailable(_))), "{what}");
 }
 
-async fn follows_no_redirect(make: impl Fn(SocketAddr) -> Arc<dyn Verifier>) {
+async fn follows_no_redirect(credential: &[u8], make: impl Fn(SocketAddr) -> Arc<dyn Verifier>) {
     let elsewhere = serving(|_| panic!("a redirect was followed")).await;
     let away =
         move |_: &Seen| ("307 away", format!("Location: http://{elsewhere}/\r\n"), "".into());
-    assert!(ask(&make(serving(away).await)).await.is_err());
+    assert!(ask(&make(serving(away).await), credential).await.is_err());
 }
 
-async fn ask(verifier: &Arc<dyn Verifier>) -> Result<(), VerifyError> {
+async fn ask(verifier: &Arc<dyn Verifier>, credential: &[u8]) -> Result<(), VerifyError> {
     let asked = Asked::default();
-    let credential = Credential { value: b"canary-token", basic: false };
+    let credential = Credential { value: credential, basic: false };
     verifier.verify(&credential, &asked.with(Place::Message), 1_700_000_000).await.map(|_| ())
 }

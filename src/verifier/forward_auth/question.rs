@@ -66,7 +66,9 @@ pub(super) fn of(url: &Url, credential: &[u8], occasion: &Occasion<'_>) -> Optio
     headers.insert(FORWARDED_METHOD, text(occasion.method.as_str())?);
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme(occasion.https)));
     headers.insert(FORWARDED_HOST, text(&authority(occasion.host))?);
-    headers.insert(FORWARDED_URI, text(&target(occasion))?);
+    // A query may hold more than ASCII.
+    let target = HeaderValue::from_bytes(target(occasion).as_bytes()).ok()?;
+    headers.insert(FORWARDED_URI, target);
     headers.insert(FORWARDED_FOR, text(&occasion.ip.to_string())?);
     *request.headers_mut() = headers;
     Some(request)
@@ -259,6 +261,13 @@ mod tests {
         assert_eq!(request.uri().to_string(), "http://h/check?a=b&token=x%26y");
         assert_eq!(request.headers()["x-forwarded-uri"], "/ws?room=1");
         assert!(!request.headers().contains_key(AUTHORIZATION));
+    }
+
+    #[test]
+    fn a_query_that_is_not_ascii_is_told_as_it_came() {
+        let asked = Asked { query: Some("room=Zoë"), ..asked() };
+        let request = of(&url("http://h/"), b"t", &asked.with(Place::Message)).unwrap();
+        assert_eq!(request.headers()["x-forwarded-uri"].as_bytes(), "/ws?room=Zoë".as_bytes());
     }
 
     #[test]

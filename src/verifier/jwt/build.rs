@@ -177,6 +177,10 @@ fn published(
                        tokens must be meant for, e.g. [chat], or write `any`";
         findings.problem("audience", message);
     }
+    if config.issuer.is_none() {
+        let message = "is not checked: the same keys may sign for others; name whose tokens count";
+        findings.warning("issuer", message);
+    }
     if !REFRESH.contains(&config.refresh.0) {
         let message = "must be 1s to 1h: keys count for an hour if they cannot be fetched again";
         findings.problem("refresh", message);

@@ -229,6 +229,13 @@ impl Verifier for Jwt {
         }
     }
 
+    fn retire(&self) {
+        match &self.source {
+            Source::Fixed(_) => {}
+            Source::Remote(remote) => remote.retire(),
+        }
+    }
+
     fn is_degraded(&self) -> bool {
         match &self.source {
             Source::Fixed(_) => false,

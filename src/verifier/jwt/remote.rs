@@ -3,12 +3,12 @@
 //! more than that this task asks the same place once more, and rarely that
 //! ([`schedule`](super::schedule)).
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest::{Digest, SHA256, digest};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -89,7 +89,8 @@ struct Shared {
 /// Keys, and until when they count.
 struct Held {
     set: Arc<KeySet>,
-    text: u64,
+    /// The hash of what was fetched.
+    text: Digest,
     until: Instant,
 }
 
@@ -134,6 +135,13 @@ impl Remote {
             let fetching = run(Arc::clone(&self.shared), Arc::clone(telemetry));
             *task = Some(tokio::spawn(fetching).abort_handle());
         }
+    }
+
+    /// From here on asks only for what somebody misses.
+    pub(super) fn retire(&self) {
+        self.shared.schedule().retire();
+        // Whoever waits for the next refresh waits in vain.
+        self.shared.wanted.notify_one();
     }
 
     /// The keys that count now.
@@ -193,8 +201,14 @@ impl Shared {
         // Rung for a fetch that has been, the bell means nothing.
         while !self.schedule().is_wanted(now()) {
             let due = self.schedule().due();
+            let due = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep_until(due.into()) => {}
+                () = due => {}
                 () = self.wanted.notified() => {}
             }
         }
@@ -225,13 +239,11 @@ impl Shared {
 
     /// The same text is the same set: what is known of its tokens stays known.
     fn read(&self, text: &str, began: Instant) -> Result<Held, KeysError> {
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        let (text_hash, until) = (hasher.finish(), began + KEPT);
+        let (hash, until) = (digest(&SHA256, text.as_bytes()), began + KEPT);
         if let Some(held) = &*self.held.load()
-            && held.text == text_hash
+            && held.text.as_ref() == hash.as_ref()
         {
-            return Ok(Held { set: Arc::clone(&held.set), text: text_hash, until });
+            return Ok(Held { set: Arc::clone(&held.set), text: hash, until });
         }
         let usable = jwks::read(text, &self.algorithms)?;
         if usable.keys.is_empty() {
@@ -239,7 +251,7 @@ impl Shared {
             return Err(KeysError::NoKey(why.unwrap_or_default()));
         }
         let set = KeySet::new(Keys { keys: usable.keys, by_id: true });
-        Ok(Held { set: Arc::new(set), text: text_hash, until })
+        Ok(Held { set: Arc::new(set), text: hash, until })
     }
 }
 
@@ -249,8 +261,11 @@ async fn run(shared: Arc<Shared>, telemetry: Arc<Telemetry>) {
     loop {
         let fetched = shared.fetch().await;
         telemetry.metrics.key_refresh(&shared.name, fetched.is_ok());
-        let standing = shared.schedule().standing(now());
-        if standing != told {
+        let (standing, retired) = {
+            let schedule = shared.schedule();
+            (schedule.standing(now()), schedule.is_retired())
+        };
+        if standing != told && !retired {
             tell(&shared, &telemetry, standing, told, fetched.err());
             told = standing;
         }

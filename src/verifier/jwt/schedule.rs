@@ -33,6 +33,8 @@ pub(super) struct Schedule {
     fetched: Option<Instant>,
     /// Failures since.
     failures: u32,
+    /// Whether keys are fetched only when somebody misses them.
+    retired: bool,
 }
 
 /// Why keys are fetched.
@@ -80,17 +82,30 @@ impl Schedule {
             unknown_key: None,
             fetched: None,
             failures: 0,
+            retired: false,
         }
     }
 
-    /// When keys are fetched next, if nobody misses one before.
-    pub(super) fn due(&self) -> Instant {
-        self.due
+    /// When keys are fetched next, if nobody misses one before; none if that is not
+    /// by itself.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (!self.retired).then_some(self.due)
+    }
+
+    /// From here on nothing is fetched that nobody misses: few may still ask, or
+    /// nobody.
+    pub(super) fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// Whether keys are no longer fetched by themselves.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired
     }
 
     /// Whether keys are to be fetched now.
     pub(super) fn is_wanted(&self, now: Instant) -> bool {
-        self.in_flight.is_some() || self.due <= now
+        self.in_flight.is_some() || self.due().is_some_and(|due| due <= now)
     }
 
     /// A fetch begins, of whatever cause is pending.
@@ -104,7 +119,11 @@ impl Schedule {
             return Miss::Wait;
         }
         if self.failures > 0 || !self.counts(now) {
-            return Miss::Unavailable;
+            if !self.retired || self.due > now {
+                return Miss::Unavailable;
+            }
+            self.in_flight = Some(Cause::Time);
+            return Miss::Fetch;
         }
         let asked = self.unknown_key.map(|at| now.saturating_duration_since(at));
         if asked.is_some_and(|since| since < UNKNOWN_KEYS) {
@@ -154,6 +173,8 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const REFRESH: Duration = Duration::from_secs(600);
@@ -170,6 +191,10 @@ mod tests {
         schedule
     }
 
+    fn due(schedule: &Schedule) -> Instant {
+        schedule.due().unwrap()
+    }
+
     fn fails(schedule: &mut Schedule, at: Instant) {
         schedule.begin();
         schedule.failed(at, 1.0);
@@ -178,12 +203,12 @@ mod tests {
     #[test]
     fn keys_are_due_at_once_and_then_ahead_of_time() {
         let start = Instant::now();
-        assert_eq!(Schedule::new(REFRESH, start).due(), start);
+        assert_eq!(due(&Schedule::new(REFRESH, start)), start);
         for (jitter, ahead) in [(0.0, 480), (1.0, 570), (7.0, 570), (-7.0, 480)] {
             let mut schedule = Schedule::new(REFRESH, start);
             schedule.begin();
             schedule.succeeded(start, start, jitter);
-            assert_eq!(schedule.due(), start + seconds(ahead), "{jitter}");
+            assert_eq!(due(&schedule), start + seconds(ahead), "{jitter}");
         }
     }
 
@@ -209,19 +234,19 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..40 {
             fails(&mut schedule, start);
-            waits.push((schedule.due() - start).as_secs());
+            waits.push((due(&schedule) - start).as_secs());
         }
         assert_eq!(waits[..7], [1, 2, 4, 8, 16, 30, 30]);
         assert!(waits[7..].iter().all(|wait| *wait == 30));
         schedule.begin();
         schedule.failed(start, 0.0);
-        assert_eq!(schedule.due() - start, seconds(30).mul_f64(0.75));
+        assert_eq!(due(&schedule) - start, seconds(30).mul_f64(0.75));
         // Once it has recovered, the next failure is a first one again.
         schedule.begin();
         schedule.succeeded(start, start, 0.0);
-        assert_eq!(schedule.due() - start, seconds(480));
+        assert_eq!(due(&schedule) - start, seconds(480));
         fails(&mut schedule, start);
-        assert_eq!(schedule.due() - start, seconds(1));
+        assert_eq!(due(&schedule) - start, seconds(1));
     }
 
     #[test]
@@ -277,13 +302,13 @@ mod tests {
     fn unknown_keys_put_no_refresh_off() {
         let start = Instant::now();
         let mut schedule = fetched(start);
-        let due = schedule.due();
+        let before = due(&schedule);
         for second in [0, 30, 60] {
             let now = start + seconds(second);
             assert_eq!(schedule.miss(now), Miss::Fetch);
             schedule.begin();
             schedule.succeeded(now, now, 1.0);
-            assert_eq!(schedule.due(), due);
+            assert_eq!(due(&schedule), before);
         }
     }
 
@@ -305,13 +330,13 @@ mod tests {
         assert_eq!(schedule.miss(start), Miss::Fetch);
         schedule.begin();
         schedule.failed(start, 1.0);
-        assert_eq!(schedule.due(), start + seconds(1));
+        assert_eq!(due(&schedule), start + seconds(1));
         assert_eq!(schedule.miss(start), Miss::Unavailable);
         // The next one is on time, and mends it.
         assert_eq!(schedule.begin(), Cause::Time);
         schedule.succeeded(start + seconds(1), start + seconds(1), 0.0);
         assert_eq!(schedule.standing(start + seconds(1)), Standing::Good);
-        assert_eq!(schedule.due(), start + seconds(481));
+        assert_eq!(due(&schedule), start + seconds(481));
         assert_eq!(schedule.miss(start + seconds(2)), Miss::Unknown);
     }
 
@@ -336,11 +361,84 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_retired_asks_for_nothing_but_what_is_missed() {
+        let start = Instant::now();
+        let mut schedule = fetched(start);
+        schedule.retire();
+        assert_eq!((schedule.due(), schedule.is_wanted(start + 2 * REFRESH)), (None, false));
+        // A key that is missed, as before.
+        let now = start + seconds(900);
+        assert_eq!(schedule.miss(now), Miss::Fetch);
+        assert!(schedule.is_wanted(now));
+        schedule.begin();
+        schedule.succeeded(now, now, 0.5);
+        assert_eq!(schedule.miss(now), Miss::Unknown);
+        // Keys that have become too old.
+        let late = now + KEPT + seconds(1);
+        assert_eq!(schedule.miss(late), Miss::Fetch);
+        assert_eq!(schedule.miss(late), Miss::Wait);
+        assert_eq!(schedule.begin(), Cause::Time);
+        schedule.failed(late, 1.0);
+        // Not each time that somebody misses them, though.
+        assert_eq!(schedule.miss(late), Miss::Unavailable);
+        assert_eq!(schedule.miss(late + seconds(1)), Miss::Fetch);
+        schedule.begin();
+        schedule.succeeded(late, late, 0.5);
+        assert!(schedule.counts(late) && !schedule.is_wanted(late + 2 * REFRESH));
+    }
+
+    #[test]
     fn a_clock_that_goes_back_harms_nothing() {
         let start = Instant::now() + seconds(1000);
         let mut schedule = fetched(start);
         let before = start - seconds(900);
         assert!(schedule.counts(before));
         assert_eq!(schedule.miss(before), Miss::Fetch);
+    }
+
+    /// What may happen to a schedule, in any order: time passes, somebody misses a
+    /// key, a fetch ends well or badly.
+    fn steps() -> impl Strategy<Value = Vec<(u64, u8)>> {
+        proptest::collection::vec((0..10_000_u64, 0..4_u8), 1..200)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_the_issuer_is_spared_and_no_key_counts_for_too_long(steps in steps()) {
+            let start = Instant::now();
+            let mut schedule = Schedule::new(REFRESH, start);
+            let mut now = start;
+            let mut asked: Option<Instant> = None;
+            let mut good: Option<Instant> = None;
+            for (passes, what) in steps {
+                now += Duration::from_millis(passes * 10);
+                match what {
+                    0 => {
+                        let in_flight = schedule.in_flight.is_some();
+                        if schedule.miss(now) == Miss::Fetch {
+                            prop_assert!(!in_flight, "two at once");
+                            let since = asked.map(|at| now - at);
+                            prop_assert!(since.is_none_or(|since| since >= UNKNOWN_KEYS));
+                            asked = Some(now);
+                        }
+                    }
+                    1 if schedule.is_wanted(now) => {
+                        schedule.begin();
+                        schedule.succeeded(now, now, 0.5);
+                        good = Some(now);
+                    }
+                    2 if schedule.is_wanted(now) => {
+                        schedule.begin();
+                        schedule.failed(now, 0.5);
+                    }
+                    _ => {}
+                }
+                prop_assert!(due(&schedule) <= now + REFRESH);
+                let counts = good.is_some_and(|at| now - at <= KEPT);
+                prop_assert_eq!(schedule.counts(now), counts);
+                let all_well = schedule.standing(now) == Standing::Good;
+                prop_assert!(!all_well || counts);
+            }
+        }
     }
 }

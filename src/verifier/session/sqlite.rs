@@ -153,7 +153,7 @@ fn one_row(
 ) -> Result<Option<Map<String, Value>>, VerifyError> {
     let failed = |error: rusqlite::Error| VerifyError::from(unavailable(&error));
     let mut statement = connection.prepare(query).map_err(failed)?;
-    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     sql::distinct(&names)?;
     if statement.parameter_count() != 1 {
         return Err(Unavailable("the query must use $1, and no other parameter").into());

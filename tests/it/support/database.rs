@@ -137,7 +137,8 @@ impl PostgresServer {
             .stderr(Stdio::null())
             .spawn()
             .expect("psql runs");
-        child.stdin.take().expect("piped").write_all(sql.as_bytes()).ok()?;
+        // It may have failed to connect, and be gone.
+        let _ = child.stdin.take().expect("piped").write_all(sql.as_bytes());
         let output = child.wait_with_output().expect("psql ends");
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }

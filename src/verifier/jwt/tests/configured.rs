@@ -152,5 +152,6 @@ fn the_files_of_fetched_keys_are_watched_and_nothing_is_asked_yet() {
     let jwt = json!({"jwks_url": {"file": "url"}, "audience": "any", "ca": "ca.pem"});
     let built = built(jwt, dir.path()).ok().unwrap();
     assert_eq!(built.files, ["ca.pem", "url"].map(|name| dir.path().join(name)));
-    assert!(built.verifier.is_degraded());
+    assert!(built.verifier.is_degraded() && built.verifier.asks());
+    assert!(built.warnings[0].to_string().starts_with("jwt.issuer: is not checked"));
 }

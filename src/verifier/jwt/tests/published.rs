@@ -80,6 +80,18 @@ impl KeyPlace for At {
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+fn telemetry() -> (Arc<Telemetry>, Lines) {
+    let lines = Lines::default();
+    let log = Log::to(&LogConfig::default(), lines.clone()).unwrap();
+    (Arc::new(Telemetry::new(Metrics::new().unwrap(), log).unwrap()), lines)
+}
+
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
@@ -105,9 +117,7 @@ impl Gate {
         issuer.does(does);
         let config: JwtConfig =
             serde_json::from_value(json!({"issuer": "https://x", "audience": "any"})).unwrap();
-        let lines = Lines::default();
-        let log = Log::to(&LogConfig::default(), lines.clone()).unwrap();
-        let telemetry = Arc::new(Telemetry::new(Metrics::new().unwrap(), log).unwrap());
+        let (telemetry, lines) = telemetry();
         let place = Box::new(At(Arc::clone(&issuer)));
         let remote = Remote::new("app".into(), place, vec![], REFRESH, Duration::from_secs(3));
         let jwt: Jwt = build::for_tests("app", &config, Source::Remote(remote));
@@ -136,8 +146,7 @@ impl Gate {
 
     fn log(&self) -> Vec<String> {
         self.telemetry.log.flush();
-        let text = String::from_utf8(self.lines.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(str::to_owned).collect()
+        self.lines.text().lines().map(str::to_owned).collect()
     }
 
     fn refreshes(&self, outcome: &str) -> u64 {
@@ -197,6 +206,56 @@ async fn fetched_keys_pass_the_contract_of_verifiers() {
     // that named another key.
     assert!(gate.issuer.asked() <= 2, "{}", gate.issuer.asked());
     assert!(!gate.log().concat().contains("canary"));
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_server_is_no_verdict_on_the_token() {
+    let timeout = Duration::from_millis(300);
+    let (telemetry, lines) = telemetry();
+    let token = signed(&Signer::p256(), "canary", &claims());
+    contract::survives_with(token.as_bytes(), timeout, |address| {
+        let url = format!("http://{address}/keys");
+        let jwt = json!({"jwks_url": url, "audience": "any", "timeout": "300ms"});
+        let verifier = super::verifier(jwt, ".".as_ref());
+        verifier.start(&telemetry);
+        verifier
+    })
+    .await;
+    telemetry.log.flush();
+    let said = lines.text();
+    assert!(said.lines().count() >= 10, "{said}");
+    assert!(!said.contains("canary"), "{said}");
+}
+
+#[tokio::test]
+async fn discovery_leads_to_the_keys_and_an_unknown_one_asks_for_those_alone() {
+    let key = Signer::p256();
+    let keys = json!({"keys": [jwk(&key, "1")]}).to_string();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let paths = Arc::clone(&asked);
+    let address = contract::serving(move |seen| {
+        let path = seen.head.split(' ').nth(1).unwrap().to_owned();
+        let host = seen.header("host").unwrap();
+        let base = format!("http://{host}");
+        let document = json!({"issuer": format!("{base}/realm"), "jwks_uri": format!("{base}/k")});
+        let body = if path == "/k" { keys.clone() } else { document.to_string() };
+        paths.lock().unwrap().push(path);
+        ("200 OK", String::new(), body)
+    })
+    .await;
+    let issuer = format!("http://{address}/realm");
+    let verifier = super::verifier(json!({"issuer": &issuer, "audience": "any"}), ".".as_ref());
+    verifier.start(&telemetry().0);
+    for (kid, admitted) in [("1", true), ("2", false), ("3", false)] {
+        let header = json!({"alg": "ES256", "kid": kid}).to_string();
+        let mut claims = claims();
+        claims["iss"] = json!(issuer);
+        let token = key.raw("ES256", &header, claims.to_string().as_bytes());
+        let judged = super::judge(&verifier, token.as_bytes()).await;
+        assert_eq!(judged.is_ok(), admitted, "{kid}: {:?}", judged.err());
+    }
+    let document = "/realm/.well-known/openid-configuration";
+    assert_eq!(*asked.lock().unwrap(), [document, "/k", "/k"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -384,6 +443,24 @@ async fn a_token_without_kid_is_tried_against_what_fits() {
     // And causes no request, for anybody can leave it out.
     assert_eq!(gate.judge(&Signer::p256().token("ES256", &claims)).await, UNKNOWN);
     assert_eq!(gate.issuer.asked(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_a_reload_has_replaced_asks_only_for_who_is_still_connected() {
+    let key = Signer::p256();
+    let gate = Gate::started([Does::Answers(json!([jwk(&key, "1")]))]).await;
+    gate.verifier.retire();
+    gate.pass(Duration::from_secs(3590)).await;
+    assert_eq!(gate.judge(&signed(&key, "1", &claims())).await, alice());
+    gate.pass(Duration::from_secs(3600)).await;
+    assert_eq!(gate.issuer.asked(), 1);
+    assert_eq!(gate.judge(&signed(&key, "1", &claims())).await, alice());
+    assert_eq!(gate.issuer.asked(), 2);
+    gate.issuer.does([Does::Fails]);
+    gate.pass(Duration::from_secs(3601)).await;
+    assert_eq!(gate.judge(&signed(&key, "1", &claims())).await, unavailable());
+    assert_eq!(gate.issuer.asked(), 3);
+    assert_eq!(gate.log().len(), 1, "{:?}", gate.log());
 }
 
 #[tokio::test(start_paused = true)]
