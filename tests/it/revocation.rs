@@ -2,7 +2,6 @@
 //! whatever replica, whether Redis was there or not. Redis is a real one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -140,10 +139,9 @@ fn a_revoked_subject_is_closed_and_only_a_new_login_works() {
     // Two that were open, and two that came too late.
     let closes = ["initiator=\"sockgate\"", "code=\"4001\"", "route=\"chat\""];
     gate.metric_becomes("sockgate_closes_total", &closes, 4.0);
-    let line = gate.line("about /ws/a", |line| {
-        line["url"].as_str() == Some("/ws/a") && line["code"].as_u64() == Some(4001)
-    });
-    assert_eq!((&line["reason"], &line["initiator"]), (&json!("revoked"), &json!("sockgate")));
+    let line = gate.line("about an end", |line| line["outcome"] == "closed");
+    assert_eq!(line["reason"], "revoked");
+    assert_eq!((&line["initiator"], &line["code"]), (&json!("sockgate"), &json!(4001)));
 }
 
 #[test]
@@ -412,55 +410,50 @@ fn the_recipe_works_as_written_with_a_user_for_this_alone() {
     sockets.into_iter().for_each(|socket| closes_soon(socket, began));
 }
 
-/// Handshakes that race with the revocation of their own session, for a while and
-/// from all sides: at the end no socket of a revoked session is open.
+/// Handshakes that race with the revocation of their own session, from all sides: at
+/// the end no socket of a revoked session is open.
 #[test]
 fn no_handshake_slips_past_a_revocation_under_load() {
     const WORKERS: usize = 8;
+    const ROUNDS: usize = 75;
     let upstream = Upstream::start();
     let redis = Redis::start();
     let gates = [shared(&redis, &upstream), shared(&redis, &upstream)];
-    let ended = AtomicBool::new(false);
-    let left: Arc<Mutex<Vec<(String, Socket)>>> = Arc::default();
-    let rounds = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..WORKERS)
-            .map(|worker| {
-                let (gates, ended, left) = (&gates, &ended, Arc::clone(&left));
-                scope.spawn(move || {
-                    let mut rounds = 0;
-                    while !ended.load(Ordering::Relaxed) {
-                        let session = format!("s-{worker}-{rounds}");
-                        let token = issued("alice", 5).claim("sid", session.as_str()).sign();
-                        let gate = &gates[rounds % 2];
-                        let revoking = &gates[rounds / 2 % 2];
-                        let socket = std::thread::scope(|scope| {
-                            let opening = scope.spawn(|| at("/ws/r", &token).open(gate.address()));
-                            // Now before, now after the handshake.
-                            std::thread::sleep(Duration::from_micros(rounds as u64 % 16 * 150));
-                            assert!(revoke(revoking, &json!({ "session": session })).1);
-                            opening.join().expect("a socket")
-                        });
-                        left.lock().expect("unpoisoned").push((session, socket));
-                        rounds += 1;
-                    }
-                    rounds
-                })
-            })
-            .collect();
-        std::thread::sleep(Duration::from_secs(4));
-        ended.store(true, Ordering::Relaxed);
-        workers.into_iter().map(|worker| worker.join().expect("a worker")).sum::<usize>()
+    let race = |worker: usize, round: usize| {
+        let session = format!("s-{worker}-{round}");
+        let token = issued("alice", 5).claim("sid", session.as_str()).sign();
+        let (here, there) = (&gates[round % 2], &gates[round / 2 % 2]);
+        std::thread::scope(|scope| {
+            let opening = scope.spawn(|| at("/ws/r", &token).open(here.address()));
+            // Now before the handshake, now in its midst, now behind it.
+            std::thread::sleep(Duration::from_micros(round as u64 % 15 * 300));
+            assert!(revoke(there, &json!({ "session": session })).1);
+            (opening.join().expect("a socket"), session, Instant::now())
+        })
+    };
+    let race = &race;
+    let sockets: Vec<_> = std::thread::scope(|scope| {
+        let work = |worker| move || (0..ROUNDS).map(|round| race(worker, round)).collect();
+        let workers: Vec<_> = (0..WORKERS).map(|worker| scope.spawn(work(worker))).collect();
+        let sockets = workers.into_iter().map(|one| one.join().expect("a worker"));
+        sockets.flat_map(|sockets: Vec<_>| sockets).collect()
     });
-    assert!(rounds > 100, "only {rounds} rounds");
-    let sockets = std::mem::take(&mut *left.lock().expect("unpoisoned"));
-    let began = Instant::now();
-    for (session, mut socket) in sockets {
+    assert_eq!(sockets.len(), WORKERS * ROUNDS);
+    let soon = Instant::now() + SOON;
+    for (mut socket, session, revoked) in sockets {
         let frame = socket.read_frame().expect("a frame").expect("a Close");
         assert_eq!(frame.opcode, Opcode::Close, "{session} is open");
         assert_eq!(frame.payload[..2], 4001_u16.to_be_bytes(), "{session}");
+        assert!(Instant::now() < soon, "{session} closed {:?} after", revoked.elapsed());
     }
-    assert!(began.elapsed() < SOON, "all closed after {:?}", began.elapsed());
     for gate in &gates {
         gate.metric_becomes("sockgate_connections_open", &[], 0.0);
     }
+    // Some were refused, some were closed: it was a race.
+    let count = |name: &str, labels: &[&str]| {
+        gates.iter().map(|gate| gate.metric(name, labels)).sum::<f64>()
+    };
+    let admitted = count("sockgate_connections_total", &["route=\"chat\""]);
+    let refused = count("sockgate_auth_decisions_total", &["reason=\"revoked\""]);
+    assert!(admitted > 10.0 && refused > 10.0, "{admitted} admitted, {refused} refused");
 }
