@@ -382,6 +382,53 @@ fn a_reload_shares_what_was_revoked_before() {
 }
 
 #[test]
+fn what_a_verifier_remembers_lets_nobody_in_again() {
+    let upstream = Upstream::start();
+    let redis = Redis::start();
+    canary(ADMIN);
+    let gate = Gate::start(&format!(
+        r#"
+admin: {{ listen: "127.0.0.1:0", token: {ADMIN} }}
+verifiers:
+  own: {{ forward_auth: {{ url: "{}/check", subject: '"alice"', cache: 1h }} }}
+  kept: {{ session: {{ store: "{}", key: '"sess:" + credential', value: string }} }}
+policies:
+  own: {{ credentials: [{{ header: authorization, verifier: own }}] }}
+  kept: {{ origins: any, credentials: [{{ cookie: session, verifier: kept }}] }}
+routes:
+  - {{ path: "/own/*", policy: own, upstream: "{ws}" }}
+  - {{ path: "/kept/*", policy: kept, upstream: "{ws}" }}
+"#,
+        upstream.http(),
+        redis.url(),
+        ws = upstream.ws()
+    ));
+    let checks = || upstream.seen().iter().filter(|seen| seen.target == "/check").count();
+    let (known, unknown) = (canary("canary-known-0001"), canary("canary-unknown-0001"));
+    let socket = open(&gate, "/own/a", &known);
+    is_open(&mut open(&gate, "/own/a", &known));
+    assert_eq!(checks(), 1, "the answer is remembered");
+    let began = Instant::now();
+    assert!(revoke(&gate, &json!({ "subject": "alice" })).0 >= 1);
+    closes_soon(socket, began);
+    let refused = at("/own/a", &known).closed(gate.address());
+    assert_eq!((refused.says(), checks()), ((4001, "Session revoked"), 1));
+    let now = unix_now();
+    eventually("the second is over", || unix_now() > now);
+    is_open(&mut open(&gate, "/own/a", &unknown));
+
+    let id = canary("canary-session-0003");
+    redis.command(&["SET", &format!("sess:{id}"), "bob", "EX", "600"]);
+    let kept = |path: &str| Request::upgrade(path).cookie(&id).open(gate.address());
+    let mut socket = kept("/kept/a");
+    is_open(&mut socket);
+    let began = Instant::now();
+    assert_eq!(revoke(&gate, &json!({ "session": format!("sess:{id}") })), (1, false));
+    closes_soon(socket, began);
+    assert_eq!(kept("/kept/b").closed().says(), (4001, "Session revoked"));
+}
+
+#[test]
 fn the_recipe_works_as_written_with_a_user_for_this_alone() {
     let upstream = Upstream::start();
     let redis = Redis::start();
