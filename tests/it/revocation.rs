@@ -441,7 +441,11 @@ fn the_recipe_works_as_written_with_a_user_for_this_alone() {
     assert_eq!(redis.command(&words), "+OK");
     let url = format!("redis://gate:{}@{}/0", canary("canary-redis-0001"), redis.address());
     let upstream_place = upstream.address().to_string();
-    let places = [("127.0.0.1:9090", "127.0.0.1:0"), ("127.0.0.1:3000", upstream_place.as_str())];
+    let places = [
+        ("127.0.0.1:9090", "127.0.0.1:0"),
+        ("127.0.0.1:3000", upstream_place.as_str()),
+        ("redis://127.0.0.1:6379/0", "{ env: REDIS_URL }"),
+    ];
     let environment = [("ADMIN_TOKEN", ADMIN), ("REDIS_URL", &url), ("JWT_SECRET", SECRET)];
     canary(ADMIN);
     let start = || recipe.start_in(recipe.directory(), &places, &environment);
