@@ -213,17 +213,16 @@ impl Registry {
         entries
     }
 
-    /// Asks every connection that `fits` to close, and says how many had not been
-    /// asked before. Looks at all of them: an index would cost each connection
-    /// memory for what rarely happens.
-    pub fn close_all(&self, reason: Reason, mut fits: impl FnMut(&Entry) -> bool) -> usize {
-        let mut closed = 0;
+    /// Every connection that `fits` and has not been asked to close. Looks at all of
+    /// them: an index would cost each connection memory for what rarely happens.
+    pub fn find_open(&self, mut fits: impl FnMut(&Entry) -> bool) -> Vec<Arc<Entry>> {
+        let mut found = Vec::new();
         for shard in &self.shards {
             let shard = lock(shard);
-            let fitting = shard.values().filter(|entry| fits(entry));
-            closed += fitting.map(|entry| usize::from(entry.close(reason))).sum::<usize>();
+            let open = shard.values().filter(|entry| entry.control.requested().is_none());
+            found.extend(open.filter(|entry| fits(entry)).cloned());
         }
-        closed
+        found
     }
 
     /// Adds to `metrics` what was relayed since the last call.
@@ -259,9 +258,9 @@ impl SubjectKey {
 }
 
 impl Entry {
-    /// Asks the connection to close; the first cause wins. Whether this is it.
-    pub fn close(&self, reason: Reason) -> bool {
-        self.control.request_close(reason, reason.close_code(&self.codes))
+    /// Asks the connection to close; the first cause wins.
+    pub fn close(&self, reason: Reason) {
+        self.control.request_close(reason, reason.close_code(&self.codes));
     }
 
     /// What was relayed so far.
@@ -287,16 +286,13 @@ impl Entry {
 
     fn judge(&self, now_millis: i64, tick: u32) {
         if now_millis >= self.ends.load(Ordering::Relaxed) {
-            self.close(Reason::Expired);
-            return;
+            return self.close(Reason::Expired);
         }
         let socket = self.carrier == Carrier::Socket;
         match self.limits.load().judge(&self.control, self.opened_tick, tick, socket) {
             Verdict::Stay => {}
             Verdict::Ping => self.control.request_ping(),
-            Verdict::Close(reason) => {
-                self.close(reason);
-            }
+            Verdict::Close(reason) => self.close(reason),
         }
     }
 }

@@ -29,7 +29,7 @@ pub use self::target::{Kind, Target};
 pub use self::terms::Terms;
 use crate::clock;
 use crate::close::Reason;
-use crate::connection::Registry;
+use crate::connection::{Entry, Registry, close_in_turn};
 use crate::identity::Identity;
 use crate::telemetry::{LogLevel, Telemetry};
 
@@ -156,8 +156,9 @@ impl Revocations {
         let at = clock::unix_millis();
         let mut revocation = Revocation { target, at, until: at.saturating_add(terms.keep) };
         let noted = self.write(|set| set.note(revocation, at));
-        let (closed, end) = self.close(&revocation);
-        match end.map(|end| end.saturating_mul(1000).saturating_add(MARGIN)) {
+        let entries = self.meant(&revocation);
+        let closed = entries.len();
+        match end_of(&entries).map(|end| end.saturating_mul(1000).saturating_add(MARGIN)) {
             // The one token that is meant has been seen, and its end with it.
             Some(end) if target.kind() == Kind::TokenId && target.names_verifier() => {
                 revocation.until = end;
@@ -169,17 +170,8 @@ impl Revocations {
             }
             Some(_) | None => {}
         }
-        let shared = match &terms.store {
-            Some(store) => match store.put(&[revocation]).await {
-                Ok(()) => true,
-                Err(error) => {
-                    self.say_unshared(&error);
-                    self.unstored.notify_one();
-                    false
-                }
-            },
-            None => false,
-        };
+        let sharing = self.share(&terms, &revocation);
+        let ((), shared) = tokio::join!(close_in_turn(entries, Reason::Revoked), sharing);
         self.say(target.kind(), source, closed, shared);
         match noted {
             Noted::News | Noted::Known => Ok(Revoked { closed, shared }),
@@ -190,20 +182,24 @@ impl Revocations {
         }
     }
 
-    /// Closes the connections that `revocation` means: how many, and when the last
-    /// of their credentials ends, in Unix seconds, if all do.
-    fn close(&self, revocation: &Revocation) -> (usize, Option<i64>) {
+    /// Whether `revocation` is stored for all; if not, it will be as soon as it can.
+    async fn share(&self, terms: &Terms, revocation: &Revocation) -> bool {
+        let Some(store) = &terms.store else { return false };
+        let stored = store.put(std::slice::from_ref(revocation)).await;
+        if let Err(error) = &stored {
+            self.say_unshared(error);
+            self.unstored.notify_one();
+        }
+        stored.is_ok()
+    }
+
+    /// The connections that `revocation` means.
+    fn meant(&self, revocation: &Revocation) -> Vec<Arc<Entry>> {
         let now = clock::unix_millis();
-        let mut end = Some(0);
-        let closed = self.registry.close_all(Reason::Revoked, |entry| {
-            let is_meant = revocation.target.means(&entry.identity)
-                && revocation.holds(&entry.identity, entry.opened, now);
-            if is_meant {
-                end = end.zip(entry.identity.deadline()).map(|(one, other)| one.max(other));
-            }
-            is_meant
-        });
-        (closed, end.filter(|end| *end > 0))
+        self.registry.find_open(|entry| {
+            revocation.target.means(&entry.identity)
+                && revocation.holds(&entry.identity, entry.opened, now)
+        })
     }
 
     fn read<T>(&self, look: impl FnOnce(&Set) -> T) -> T {
@@ -247,6 +243,12 @@ impl Revocations {
         // The sender is ours, so it cannot be gone.
         let _ = self.loaded.subscribe().wait_for(|loaded| *loaded).await.is_ok();
     }
+}
+
+/// When the last credential of `entries` ends, in Unix seconds, if all do.
+fn end_of(entries: &[Arc<Entry>]) -> Option<i64> {
+    let ends: Option<Vec<i64>> = entries.iter().map(|entry| entry.identity.deadline()).collect();
+    ends?.into_iter().max()
 }
 
 #[cfg(test)]

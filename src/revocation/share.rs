@@ -18,6 +18,7 @@ use super::store::{Store, read_message};
 use super::{Revocations, Source};
 use crate::clock;
 use crate::close::Reason;
+use crate::connection::{Entry, close_in_turn};
 use crate::redis::{Channel, RedisError};
 use crate::telemetry::LogLevel;
 
@@ -133,15 +134,22 @@ impl Revocations {
         let Some(revocation) = read_message(message).map(heard) else { return };
         match self.write(|set| set.note(revocation, clock::unix_millis())) {
             Noted::News => {
-                let (closed, _) = self.close(&revocation);
+                let closed = self.close(self.meant(&revocation));
                 self.say(revocation.target.kind(), Source::Redis, closed, true);
             }
             Noted::Known => {}
             Noted::Full => {
-                self.close(&revocation);
+                self.close(self.meant(&revocation));
                 self.say_full();
             }
         }
+    }
+
+    /// Closes `entries` and says how many; whoever is next is heard meanwhile.
+    fn close(&self, entries: Vec<Arc<Entry>>) -> usize {
+        let closed = entries.len();
+        tokio::spawn(close_in_turn(entries, Reason::Revoked));
+        closed
     }
 
     /// Learns everything that is stored, and stores what is not.
@@ -178,9 +186,10 @@ impl Revocations {
     /// Closes whatever is revoked by now, after `news` were learnt together.
     fn close_revoked(&self, news: usize) {
         let now = clock::unix_millis();
-        let closed = self.registry.close_all(Reason::Revoked, |entry| {
-            self.read(|set| set.refuses(&entry.identity, entry.opened, now))
-        });
+        let closed =
+            self.close(self.registry.find_open(|entry| {
+                self.read(|set| set.refuses(&entry.identity, entry.opened, now))
+            }));
         self.telemetry.metrics.revocations(Source::Redis.label(), news);
         let fields = [("revocations", Value::from(news)), ("closed", closed.into())];
         self.telemetry.log.event(LogLevel::Info, "revocations loaded", &fields);
