@@ -3,8 +3,10 @@
 
 use std::error::Error;
 use std::fmt;
+use std::pin::pin;
 
 use bytes::BytesMut;
+use futures_util::TryStreamExt as _;
 use serde_json::{Map, Value};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Statement};
@@ -100,16 +102,16 @@ impl Prepared {
         client: &Client,
         key: &str,
     ) -> Result<Option<Map<String, Value>>, Failure> {
-        let rows = client.query(&self.statement, &[&TextForm(key)]).await?;
         let refused = || Failure::Row(Reason::InvalidCredential.into());
-        let row = match rows.as_slice() {
-            [] => return Ok(None),
-            [row] => row,
-            [..] => return Err(refused()),
-        };
+        let mut rows = pin!(client.query_raw(&self.statement, [TextForm(key)]).await?);
+        let Some(row) = rows.try_next().await? else { return Ok(None) };
+        // Nobody keeps what comes after a second one.
+        if rows.try_next().await?.is_some() {
+            return Err(refused());
+        }
         let mut columns = Map::new();
         for (index, (name, form)) in self.columns.iter().enumerate() {
-            let text: Option<&str> = row.try_get(index)?;
+            let text: Option<&str> = row.try_get(index).map_err(|_| refused())?;
             let value = match (text, form) {
                 (None, _) => Value::Null,
                 (Some(text), Form::Text) => text.into(),
