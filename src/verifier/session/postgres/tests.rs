@@ -58,6 +58,11 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind][..], &length.to_be_bytes(), body].concat()
 }
 
+/// An error with this SQLSTATE.
+fn error(state: &str) -> Vec<u8> {
+    message(b'E', format!("SERROR\0VERROR\0C{state}\0Mcanary\0\0").as_bytes())
+}
+
 /// A row with one column.
 fn row(text: &str) -> Vec<u8> {
     let length = u32::try_from(text.len()).unwrap().to_be_bytes();
@@ -69,6 +74,7 @@ async fn talk(mut stream: TcpStream, play: Play, written: Arc<AtomicUsize>) -> O
         written.fetch_add(text.len(), Ordering::SeqCst);
         stream.write_all(text).await.ok()
     };
+    stream.set_nodelay(true).ok()?;
     let ready = message(b'Z', b"I");
     let length = stream.read_u32().await.ok()?;
     let mut body = vec![0; length as usize - 4];
@@ -141,4 +147,47 @@ async fn one_row_is_a_session_and_two_are_none() {
         assert_eq!(server.ask().await.err(), Some(rejected));
     }
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn every_data_exception_of_the_query_means_no_such_session() {
+    for state in ["22P05", "22P02", "22021", "22012", "22001", "2200X"] {
+        let server = Server::start(Play::Once(error(state))).await;
+        assert!(matches!(server.ask().await, Ok(None)), "{state}");
+    }
+    let server = Server::start(Play::Once(error("42703"))).await;
+    assert!(matches!(server.ask().await, Err(VerifyError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn an_error_of_the_query_costs_no_connection_and_one_of_the_server_all() {
+    let connections = async |state: &str| {
+        let server = Server::start(Play::Once(error(state))).await;
+        for _ in 0..3 {
+            let _ = server.ask().await;
+        }
+        let idle = server.store.idle().len();
+        (server.connections.load(Ordering::SeqCst), idle)
+    };
+    for state in ["22P05", "42703", "57014", "21000", "42501"] {
+        assert_eq!(connections(state).await, (1, 1), "{state}");
+    }
+    // A plan out of date, a standby that replays: this connection alone, and anew.
+    // Of the server: this one, and every idle one.
+    for state in ["0A000", "26000", "40001", "08006", "57P01", "57P03", "53300"] {
+        assert_eq!(connections(state).await, (3, 0), "{state}");
+    }
+}
+
+#[tokio::test]
+async fn a_plan_out_of_date_leaves_the_other_connections_alone() {
+    for (state, left) in [("0A000", 1), ("57P01", 0)] {
+        let server = Server::start(Play::Once(error(state))).await;
+        for _ in 0..2 {
+            let open = server.store.open().await.ok().unwrap();
+            server.store.idle().push(open);
+        }
+        assert!(server.ask().await.is_err());
+        assert_eq!(server.store.idle().len(), left, "{state}");
+    }
 }
