@@ -53,7 +53,7 @@ impl RedisStore {
             -1 => None,
             left => Some(now.saturating_add(left / 1000)),
         };
-        Ok(Some(Record { value: self.read(value)?, ends }))
+        Ok(Some(Record { value: self.read(value)?, bytes: Vec::new(), ends }))
     }
 
     /// Whether there is a hash under `key`.

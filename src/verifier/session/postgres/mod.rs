@@ -10,7 +10,6 @@ mod tests;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
@@ -21,7 +20,7 @@ pub(super) use self::location::Location;
 use self::statement::Prepared;
 use super::super::{Unavailable, VerifyError};
 use super::signed::django::Django;
-use super::sql;
+use super::sql::{self, Row};
 use super::store::{Fetching, Record, Store, VALUE_BYTES};
 use crate::clock::UnixSeconds;
 
@@ -108,7 +107,7 @@ impl PostgresStore {
         row.map(|row| sql::record(row, self.django.as_ref())).transpose()
     }
 
-    async fn row(&self, key: &str) -> Result<Option<Map<String, Value>>, Failure> {
+    async fn row(&self, key: &str) -> Result<Option<Row>, Failure> {
         // A connection that idled may be dead, or its plan out of date: then once
         // more on a new one.
         let idle = self.idle().pop();
