@@ -72,6 +72,10 @@ impl Verifier for ForwardAuth {
         true
     }
 
+    fn has_authorization(&self) -> bool {
+        self.url.has_userinfo()
+    }
+
     fn is_degraded(&self) -> bool {
         self.lookups.are_failing()
     }

@@ -58,7 +58,9 @@ pub(super) fn of(url: &Url, credential: &[u8], occasion: &Occasion<'_>) -> Optio
     let own = request.headers().get(AUTHORIZATION).cloned();
     let mut headers = client_headers(occasion.headers);
     if let Some(own) = own {
-        // The endpoint's user and password are ours, and not the client's to replace.
+        // The endpoint's user and password are ours, and no header that the client
+        // sends replaces them. A credential that has to go there would: a policy that
+        // reads one for such an endpoint is refused.
         headers.insert(AUTHORIZATION, own);
     }
     put(&mut headers, credential, occasion.place)?;
