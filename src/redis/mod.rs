@@ -12,6 +12,7 @@ mod url;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
@@ -58,7 +59,8 @@ pub enum SetupError {
     CaWithoutTls,
 }
 
-/// Why there is no answer. None of these says anything about the key.
+/// Why there is no answer. None of these says anything about the key, but for an
+/// answer that is too large.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisError {
     /// It cannot be connected to.
@@ -67,9 +69,12 @@ pub enum RedisError {
     /// It was not done in time.
     #[error("Redis does not answer in time")]
     TimedOut,
-    /// The connection ended, the answer is too large, or is no RESP.
+    /// The connection ended, or what came is no RESP.
     #[error("the connection to Redis broke: {0}")]
     Broken(io::ErrorKind),
+    /// The answer to this very question is too large to be read.
+    #[error("the answer of Redis is too large")]
+    TooLarge,
     /// Redis refuses: the code of its error, such as `NOAUTH` or `WRONGTYPE`.
     #[error("Redis refuses: {0}")]
     Refused(Box<str>),
@@ -88,6 +93,8 @@ pub struct Redis {
 struct Live {
     connection: MultiplexedConnection,
     driver: JoinHandle<()>,
+    /// Whether it broke on an answer that was too large, whoever asked.
+    too_large: Arc<AtomicBool>,
 }
 
 impl Drop for Live {
@@ -122,7 +129,9 @@ impl Redis {
 
     /// Sends the commands of `pipeline` in one piece and gives one answer for
     /// each. If the connection breaks meanwhile, they are sent once more on a new
-    /// one: a command may have been carried out twice.
+    /// one: a command may have been carried out twice. If it breaks on an answer that
+    /// is too large, each who waited asks on a connection of their own, which shows
+    /// whose it was.
     ///
     /// # Errors
     /// [`RedisError`]; also if Redis answers one of the commands with an error.
@@ -158,6 +167,15 @@ impl Redis {
     async fn ask_twice(&self, pipeline: &Pipeline) -> Result<Vec<Value>, RedisError> {
         let (live, fresh) = self.live().await?;
         match self.ask_on(&live, pipeline).await {
+            Err(RedisError::Broken(_)) if live.too_large.load(Ordering::Relaxed) => {
+                let alone = Arc::new(self.dial().await?);
+                match self.ask_on(&alone, pipeline).await {
+                    Err(RedisError::Broken(_)) if alone.too_large.load(Ordering::Relaxed) => {
+                        Err(RedisError::TooLarge)
+                    }
+                    answer => answer,
+                }
+            }
             Err(RedisError::Broken(_)) if !fresh => {
                 let (live, _) = self.live().await?;
                 self.ask_on(&live, pipeline).await
@@ -228,7 +246,9 @@ impl Redis {
     /// [`RedisError`].
     pub async fn listen(&self, channel: &str) -> Result<Channel, RedisError> {
         let opening = async {
-            Channel::open(self.stream().await?, &self.login(), channel, self.timeout).await
+            // A message that is too large ends the connection, as anything odd does.
+            let stream = self.stream(&Arc::default()).await?;
+            Channel::open(stream, &self.login(), channel, self.timeout).await
         };
         tokio::time::timeout(self.timeout, opening).await.unwrap_or(Err(RedisError::TimedOut))
     }
@@ -236,15 +256,17 @@ impl Redis {
     async fn dial(&self) -> Result<Live, RedisError> {
         // `ask` has the time; the crate's own half second would cut it short.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let stream = self.stream().await?;
+        let too_large = Arc::default();
+        let stream = self.stream(&too_large).await?;
         let connecting =
             MultiplexedConnection::new_with_config(&self.login(), stream, config).await;
         let (connection, driver) = connecting.map_err(|error| refused(&error))?;
-        Ok(Live { connection, driver: tokio::spawn(driver) })
+        Ok(Live { connection, driver: tokio::spawn(driver), too_large })
     }
 
     /// A new connection, of which nothing has been said yet.
-    async fn stream(&self) -> Result<Bounded, RedisError> {
+    /// `too_large` tells whether an answer was more than may be read.
+    async fn stream(&self, too_large: &Arc<AtomicBool>) -> Result<Bounded, RedisError> {
         let unreachable = |error: io::Error| RedisError::Unreachable(error.kind());
         let stream = match &self.location.address {
             Address::Unix(path) => {
@@ -264,7 +286,7 @@ impl Redis {
                 }
             }
         };
-        Ok(Bounded::new(stream, ANSWER_BYTES))
+        Ok(Bounded::new(stream, ANSWER_BYTES, Arc::clone(too_large)))
     }
 
     fn login(&self) -> RedisConnectionInfo {
