@@ -249,6 +249,8 @@ struct Judge {
     plan: Arc<super::plan::Plan>,
     identity: Arc<Identity>,
     upgrade: Upgrade,
+    /// What a `rewrite` sees besides the message; nothing if there is none.
+    variables: Variables,
 }
 
 /// What verifiers are told about the upgrade of a live connection; its headers
@@ -282,6 +284,7 @@ impl LoginTap {
                 https: exchange.client.https,
                 ip: exchange.client.ip,
             },
+            variables: exchange.variables(Some(identity), |_| source.rewrites()),
         };
         let followed = Followed { follower, sight: Sight::Other, logged_in };
         Some(Box::new(LoginTap {
@@ -323,9 +326,8 @@ impl Judge {
         if source.consumes_later() {
             return Ok(None);
         }
-        let mut variables = Variables::new();
+        let mut variables = self.variables.clone();
         if source.rewrites() {
-            variables.insert("identity", self.identity.variable());
             variables.insert("message", login.parsed.clone());
         }
         source.forwarded(&login, self.identity.subject(), &variables)
