@@ -6,7 +6,6 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
-import { createRequire } from 'node:module';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -20,9 +19,8 @@ import mqtt from 'mqtt';
 import { SubscriptionClient, SubscriptionServer } from 'subscriptions-transport-ws';
 import { WebSocket, WebSocketServer } from 'ws';
 
-const require = createRequire(import.meta.url);
 const MESSAGES = 1000;
-const seen = { graphql: [], old: [], centrifuge: [], mosquitto: '' };
+const seen = { graphql: [], old: [], stomp: [], centrifuge: [], mosquitto: '' };
 
 function within(what, promise, ms = 10_000) {
   const late = new Promise((_, reject) => setTimeout(() => reject(new Error(`late: ${what}`)), ms).unref());
@@ -85,10 +83,33 @@ async function oldGraphqlServer() {
   return listen(server);
 }
 
+// As much of a STOMP broker as gives every subscriber what is sent.
 async function stompServer() {
   const server = createServer();
-  const Broker = require('stomp-broker-js');
-  new Broker({ server, path: '/ws/stomp', protocol: 'ws' });
+  new WebSocketServer({ server }).on('connection', (socket, request) => {
+    const send = (command, headers, body = '') => {
+      const lines = Object.entries(headers).map(([name, value]) => `${name}:${value}\n`);
+      socket.send(`${command}\n${lines.join('')}\n${body}\0`);
+    };
+    const subscriptions = new Map();
+    socket.on('message', (data) => {
+      for (const frame of data.toString().split('\0').filter((text) => text.trim())) {
+        const [head, body] = frame.trimStart().split('\n\n');
+        const [command, ...lines] = head.split('\n');
+        const headers = Object.fromEntries(lines.map((line) => line.split(/:(.*)/s).slice(0, 2)));
+        if (headers.receipt) send('RECEIPT', { 'receipt-id': headers.receipt });
+        if (command === 'CONNECT' || command === 'STOMP') {
+          seen.stomp.push({ user: request.headers['x-forwarded-user'], protocol: socket.protocol, headers });
+          send('CONNECTED', { version: '1.2' });
+        } else if (command === 'SUBSCRIBE') {
+          subscriptions.set(headers.destination, headers.id);
+        } else if (command === 'SEND') {
+          const subscription = subscriptions.get(headers.destination);
+          send('MESSAGE', { subscription, destination: headers.destination, 'message-id': 1 }, body);
+        }
+      }
+    });
+  });
   return listen(server);
 }
 
@@ -110,10 +131,11 @@ async function centrifugeServer() {
 
 async function mosquitto() {
   const directory = mkdtempSync(join(tmpdir(), 'mosquitto-'));
-  const port = await freePort();
+  // 2.0.11 does not start with a listener for WebSockets alone.
+  const [port, plain] = [await freePort(), await freePort()];
   const file = join(directory, 'mosquitto.conf');
   const user = process.getuid() === 0 ? 'user root\n' : '';
-  writeFileSync(file, `${user}listener ${port} 127.0.0.1\nprotocol websockets\nallow_anonymous true\nlog_dest stdout\n`);
+  writeFileSync(file, `${user}listener ${plain} 127.0.0.1\nlistener ${port} 127.0.0.1\nprotocol websockets\nallow_anonymous true\nlog_dest stderr\n`);
   const child = spawn('mosquitto', ['-c', file], { env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` } });
   const note = (data) => { seen.mosquitto += data; };
   child.stdout.on('data', note);
@@ -201,6 +223,8 @@ const cases = {
     for (let number = 0; number < MESSAGES; number += 1) client.publish({ destination: '/queue', body: String(number) });
     await all;
     assert.deepEqual(got, Array.from({ length: MESSAGES }, (_, number) => number));
+    const [{ user, protocol, headers }] = seen.stomp;
+    assert.deepEqual([user, protocol, headers.Authorization], ['alice', 'v12.stomp', undefined]);
     await client.deactivate();
   },
   async 'stompjs gets an ERROR frame for a bad token and for another name'() {
