@@ -107,7 +107,7 @@ enum Source {
     Header(HeaderSource),
     Prefix(PrefixSource),
     Pair(PairSource),
-    Message(MessageSource),
+    Message(Box<MessageSource>),
 }
 
 impl Sources {
@@ -187,7 +187,7 @@ impl Sources {
     /// The message source, which is always the last.
     pub fn message(&self) -> Option<&MessageSource> {
         self.entries.iter().find_map(|entry| match &entry.source {
-            Source::Message(message) => Some(message),
+            Source::Message(message) => Some(&**message),
             Source::Cookie(_)
             | Source::Query(_)
             | Source::Header(_)
