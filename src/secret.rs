@@ -197,7 +197,7 @@ impl JsonSchema for SecretConfig {
 }
 
 /// A URL that may hold a password: written as a secret is, shown without what
-/// stands before its `@`.
+/// stands before its `@`, and without the values of its query.
 #[derive(Clone, Hash, Deserialize)]
 #[serde(transparent)]
 pub struct UrlConfig(pub SecretConfig);
@@ -219,9 +219,7 @@ impl UrlConfig {
 
     fn shown(&self) -> Option<String> {
         let SecretConfig::Inline(url) = &self.0 else { return None };
-        let text = std::str::from_utf8(url.expose()).ok()?;
-        let shown = without_userinfo(text).unwrap_or_else(|| text.to_owned());
-        Some(without_password(&shown).unwrap_or(shown))
+        std::str::from_utf8(url.expose()).ok().map(without_secrets)
     }
 }
 
@@ -266,17 +264,37 @@ pub fn without_userinfo(text: &str) -> Option<String> {
     Some(format!("{scheme}://{MASK}{}", rest.get(at..)?))
 }
 
-/// `unix:/path?password=x` → `unix:/path?password=********`; none if there is
-/// nothing to hide.
-fn without_password(text: &str) -> Option<String> {
-    const NAME: &str = "password=";
-    let (start, query) = text.split_once('?')?;
-    let mask = |parameter: &str| match parameter.starts_with(NAME) {
-        true => format!("{NAME}{MASK}"),
-        false => parameter.to_owned(),
+/// `scheme://user:password@host/?name=x` → `scheme://********@host/?name=********`.
+/// Which parameter is a secret is for its reader to know, so none is shown. Nor is
+/// what a lenient reader may take for a password: all before the last `@`.
+fn without_secrets(text: &str) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), text),
     };
-    let masked: Vec<String> = query.split('&').map(mask).collect();
-    Some(format!("{start}?{}", masked.join("&")))
+    let (place, query) = match rest.split_once('?') {
+        Some((place, query)) => (place, Some(query)),
+        None => (rest, None),
+    };
+    // Only in HTTP does a `?` surely end the password.
+    if query.is_some_and(|query| query.contains('@')) && !scheme.starts_with("http") {
+        return format!("{scheme}{MASK}");
+    }
+    let place = match place.rsplit_once('@') {
+        Some((_, host)) if !scheme.is_empty() => format!("{MASK}@{host}"),
+        Some(_) | None => place.to_owned(),
+    };
+    let mask = |parameter: &str| match parameter.split_once('=') {
+        Some((name, _)) => format!("{name}={MASK}"),
+        None => MASK.to_owned(),
+    };
+    match query {
+        Some(query) => {
+            let masked: Vec<String> = query.split('&').map(mask).collect();
+            format!("{scheme}{place}?{}", masked.join("&"))
+        }
+        None => format!("{scheme}{place}"),
+    }
 }
 
 #[cfg(test)]
@@ -316,13 +334,39 @@ mod tests {
         let url = |json: &str| serde_json::from_str::<UrlConfig>(json).unwrap();
         let shown = |json: &str| serde_json::to_string(&url(json)).unwrap();
         let written = r#""https://ada:hunter2@id.example/x?y=@""#;
-        assert_eq!(shown(written), r#""https://********@id.example/x?y=@""#);
+        assert_eq!(shown(written), r#""https://********@id.example/x?y=********""#);
         assert!(!format!("{:?}", url(written)).contains("hunter2"));
         assert_eq!(url(written).resolve(Path::new(".")).ok().unwrap(), written.trim_matches('"'));
         assert_eq!(shown(r#""https://id.example/""#), r#""https://id.example/""#);
         assert_eq!(shown(r#"{"env":"A"}"#), r#"{"env":"A"}"#);
         let socket = r#""unix:/run/redis.sock?db=1&password=hunter2&user=ada""#;
-        let masked = r#""unix:/run/redis.sock?db=1&password=********&user=ada""#;
+        let masked = r#""unix:/run/redis.sock?db=********&password=********&user=********""#;
         assert_eq!(shown(socket), masked);
+    }
+
+    #[test]
+    fn no_value_of_a_query_is_shown_whatever_its_name_is() {
+        for (written, masked) in [
+            ("unix:/tmp/x.sock?pass=hunter2", "unix:/tmp/x.sock?pass=********"),
+            ("unix:/tmp/x.sock?pass=a@hunter2", "********"),
+            (
+                "http://u:hunter2@h/jwks?token=hunter2&client_secret=hunter2=",
+                "http://********@h/jwks?token=********&client_secret=********",
+            ),
+            ("https://h/?url=http://u:hunter2@h/", "https://h/?url=********"),
+            ("https://h/?hunter2", "https://h/?********"),
+            ("https://h/?a=1#hunter2", "https://h/?a=********"),
+            // As its driver reads it, the first `@` ends the password.
+            (
+                "postgres://u:hun/ter2@h/db?sslmode=require",
+                "postgres://********@h/db?sslmode=********",
+            ),
+            ("postgres://u:hun?ter2@h/db", "postgres://********"),
+            ("sqlite:app@home.db", "sqlite:app@home.db"),
+        ] {
+            let url = UrlConfig(SecretConfig::Inline(Secret::new(written)));
+            assert_eq!(format!("{url:?}"), masked, "{written}");
+            assert_eq!(serde_json::to_value(&url).unwrap(), masked, "{written}");
+        }
     }
 }

@@ -45,6 +45,16 @@ pub struct CredentialConfig {
     pub forward: Option<ForwardConfig>,
 }
 
+impl CredentialConfig {
+    /// Whether a verifier that passes the credential on sends it as `Authorization`.
+    pub fn is_for_authorization(&self) -> bool {
+        self.subprotocol.is_some()
+            || self.subprotocol_pair.is_some()
+            || self.message.is_some()
+            || self.header.as_ref().is_some_and(|name| name.eq_ignore_ascii_case("authorization"))
+    }
+}
+
 /// How a header carries its credential (RFC 9110 §11.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum Scheme {

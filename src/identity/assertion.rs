@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::config::AssertionConfig;
 use super::headers::{MAX_VALUE, header_name};
 use super::signing_key::{SigningKey, key_set};
-use super::{Identity, IdentityConfig};
+use super::{Identity, IdentityConfig, Method};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::problem::Problem;
@@ -134,7 +134,7 @@ impl Assertion {
         set("nbf", now.into());
         set("exp", self.expiry(identity, now).into());
         set("jti", URL_SAFE_NO_PAD.encode(id).into());
-        if let Some(session) = identity.session() {
+        if let Some(session) = claimed_session(identity) {
             set("sid", session.into());
         }
         set("route", route.into());
@@ -158,6 +158,15 @@ impl Assertion {
             (_, Some(deadline)) => latest.min(deadline),
             (_, None) => latest,
         }
+    }
+}
+
+/// The session, where a claim names it. The id in a store is no name but what the
+/// client logs in with, and no upstream's business.
+fn claimed_session(identity: &Identity) -> Option<&str> {
+    match identity.method {
+        Method::Jwt | Method::Introspection | Method::ForwardAuth => identity.session(),
+        Method::Session | Method::ApiKeys | Method::Anonymous => None,
     }
 }
 
@@ -208,8 +217,8 @@ fn keys(
 
 #[cfg(test)]
 mod tests {
+    use super::super::Proof;
     use super::super::signing_key::tests::pem;
-    use super::super::{Method, Proof};
     use super::*;
 
     const NOW: UnixSeconds = 1_800_000_000;
@@ -228,9 +237,13 @@ mod tests {
     }
 
     fn identity(expires: Option<UnixSeconds>, claims: Value) -> Identity {
+        identity_by(Method::Jwt, expires, claims)
+    }
+
+    fn identity_by(method: Method, expires: Option<UnixSeconds>, claims: Value) -> Identity {
         Identity::proven(Proof {
             subject: "alice".into(),
-            method: Method::Jwt,
+            method,
             verifier: "app".into(),
             issuer: None,
             session: Some("s-1".to_owned()),
@@ -270,6 +283,17 @@ mod tests {
         );
         let (_, again) = parts(&assertion.sign(&alice, "chat", NOW).unwrap());
         assert_ne!(again["jti"], id);
+    }
+
+    #[test]
+    fn the_id_of_a_stores_session_stays_at_the_gate() {
+        let assertion = assertion(json!({}));
+        let session = |method| {
+            let alice = identity_by(method, None, json!({}));
+            parts(&assertion.sign(&alice, "chat", NOW).unwrap()).1.get("sid").cloned()
+        };
+        assert_eq!(session(Method::Session), None);
+        assert_eq!(session(Method::Introspection), Some("s-1".into()));
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl Builder<'_> {
         );
         let mut sources = sources?;
         let mut chains = Vec::new();
-        for index in 0..config.credentials.len() {
+        for (index, written) in config.credentials.iter().enumerate() {
             let named = sources.verifiers(index).iter().filter_map(|name| verifiers.get(name));
             let named: Vec<_> = named.map(|kept| Arc::clone(&kept.built.verifier)).collect();
             if named.iter().any(|verifier| verifier.wants_signature_cookie())
@@ -224,6 +224,15 @@ impl Builder<'_> {
             {
                 let message = "cookie-session is a cookie that another one signs: write it as \
                                { cookie: NAME, verifier: … }, with this verifier alone";
+                self.problems
+                    .push(Problem::new(at(&format!("credentials[{index}].verifier")), message));
+            }
+            if written.is_for_authorization()
+                && named.iter().any(|verifier| verifier.has_authorization())
+            {
+                let message = "goes on as Authorization, where the user and password of this \
+                               verifier's url go: take it from a cookie, a query or another \
+                               header, or have no user in the url";
                 self.problems
                     .push(Problem::new(at(&format!("credentials[{index}].verifier")), message));
             }
@@ -393,6 +402,53 @@ fn route_name(config: &RouteConfig) -> Arc<str> {
         None => {
             let host = config.host.as_deref().unwrap_or_default();
             format!("{host}{}", config.path.0.join(",")).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load_from;
+
+    fn problems(url: &str, source: &str) -> Vec<String> {
+        let yaml = format!(
+            "
+server: {{ listen: ':8443' }}
+verifiers:
+  app: {{ forward_auth: {{ url: '{url}', subject: body.user }} }}
+policies:
+  members: {{ origins: any, credentials: [{{ {source}, verifier: app }}] }}
+routes:
+  - {{ path: /ws, policy: members, upstream: 'ws://127.0.0.1:3000' }}
+"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sockgate.yaml");
+        std::fs::write(&path, yaml).unwrap();
+        match build(&load_from(&path, []).unwrap(), &Metrics::new().unwrap(), None) {
+            Ok(_) => Vec::new(),
+            Err(unusable) => unusable.problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn a_credential_is_not_sent_where_the_endpoints_own_user_goes() {
+        let (own, plain) = ("http://ada:canary@127.0.0.1/", "http://127.0.0.1/");
+        for source in [
+            "header: Authorization",
+            "header: authorization, scheme: Basic",
+            "subprotocol: bearer.",
+            "subprotocol_pair: bearer",
+            "message: { token: /token }",
+        ] {
+            let found = problems(own, source).concat();
+            let expected = "policies.members.credentials[0].verifier: goes on as Authorization";
+            assert!(found.starts_with(expected) && !found.contains("canary"), "{source}: {found}");
+            assert!(problems(plain, source).is_empty(), "{source}");
+        }
+        for source in ["cookie: sid", "query: token", "header: x-key"] {
+            assert_eq!(problems(own, source), [""; 0], "{source}");
         }
     }
 }

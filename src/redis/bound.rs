@@ -4,6 +4,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,11 +21,13 @@ const ELEMENTS: u64 = 1 << 16;
 pub(super) struct Bounded {
     stream: Stream,
     scan: Scan,
+    /// Set when an answer is longer: of the error itself nobody is told.
+    too_large: Arc<AtomicBool>,
 }
 
 impl Bounded {
-    pub(super) fn new(stream: Stream, limit: usize) -> Bounded {
-        Bounded { stream, scan: Scan::new(limit) }
+    pub(super) fn new(stream: Stream, limit: usize, too_large: Arc<AtomicBool>) -> Bounded {
+        Bounded { stream, scan: Scan::new(limit), too_large }
     }
 }
 
@@ -138,7 +142,13 @@ impl AsyncRead for Bounded {
         let this = self.get_mut();
         let before = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(context, buffer) {
-            Poll::Ready(Ok(())) => Poll::Ready(this.scan.advance(&buffer.filled()[before..])),
+            Poll::Ready(Ok(())) => {
+                let scanned = this.scan.advance(&buffer.filled()[before..]);
+                if scanned.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::FileTooLarge) {
+                    this.too_large.store(true, Ordering::Relaxed);
+                }
+                Poll::Ready(scanned)
+            }
             other => other,
         }
     }

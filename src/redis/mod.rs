@@ -11,6 +11,7 @@ mod url;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
@@ -56,7 +57,8 @@ pub enum SetupError {
     CaWithoutTls,
 }
 
-/// Why there is no answer. None of these says anything about the key.
+/// Why there is no answer. None of these says anything about the key, but for an
+/// answer that is too large.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisError {
     /// It cannot be connected to.
@@ -65,9 +67,12 @@ pub enum RedisError {
     /// It was not done in time.
     #[error("Redis does not answer in time")]
     TimedOut,
-    /// The connection ended, the answer is too large, or is no RESP.
+    /// The connection ended, or what came is no RESP.
     #[error("the connection to Redis broke: {0}")]
     Broken(io::ErrorKind),
+    /// The answer to this very question is too large to be read.
+    #[error("the answer of Redis is too large")]
+    TooLarge,
     /// Redis refuses: the code of its error, such as `NOAUTH` or `WRONGTYPE`.
     #[error("Redis refuses: {0}")]
     Refused(Box<str>),
@@ -86,6 +91,8 @@ pub struct Redis {
 struct Live {
     connection: MultiplexedConnection,
     driver: JoinHandle<()>,
+    /// Whether it broke on an answer that was too large, whoever asked.
+    too_large: Arc<AtomicBool>,
 }
 
 impl Drop for Live {
@@ -120,7 +127,9 @@ impl Redis {
 
     /// Sends the commands of `pipeline` in one piece and gives one answer for
     /// each. If the connection breaks meanwhile, they are sent once more on a new
-    /// one: a command may have been carried out twice.
+    /// one: a command may have been carried out twice. If it breaks on an answer that
+    /// is too large, each who waited asks on a connection of their own, which shows
+    /// whose it was.
     ///
     /// # Errors
     /// [`RedisError`]; also if Redis answers one of the commands with an error.
@@ -156,6 +165,15 @@ impl Redis {
     async fn ask_twice(&self, pipeline: &Pipeline) -> Result<Vec<Value>, RedisError> {
         let (live, fresh) = self.live().await?;
         match self.ask_on(&live, pipeline).await {
+            Err(RedisError::Broken(_)) if live.too_large.load(Ordering::Relaxed) => {
+                let alone = Arc::new(self.dial().await?);
+                match self.ask_on(&alone, pipeline).await {
+                    Err(RedisError::Broken(_)) if alone.too_large.load(Ordering::Relaxed) => {
+                        Err(RedisError::TooLarge)
+                    }
+                    answer => answer,
+                }
+            }
             Err(RedisError::Broken(_)) if !fresh => {
                 let (live, _) = self.live().await?;
                 self.ask_on(&live, pipeline).await
@@ -242,7 +260,8 @@ impl Redis {
         };
         // `ask` has the time; the crate's own half second would cut it short.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let stream = Bounded::new(stream, ANSWER_BYTES);
+        let too_large = Arc::default();
+        let stream = Bounded::new(stream, ANSWER_BYTES, Arc::clone(&too_large));
         let connecting =
             MultiplexedConnection::new_with_config(&self.login(), stream, config).await;
         let (connection, driver) =
@@ -251,7 +270,7 @@ impl Redis {
                 (_, Some(code)) => RedisError::Refused(known_code(code)),
                 (_, None) => broken(&error),
             })?;
-        Ok(Live { connection, driver: tokio::spawn(driver) })
+        Ok(Live { connection, driver: tokio::spawn(driver), too_large })
     }
 
     fn login(&self) -> RedisConnectionInfo {

@@ -112,17 +112,47 @@ async fn silence_ends_in_time_and_the_next_question_is_asked_anew() {
 }
 
 #[tokio::test]
-async fn garbage_and_huge_answers_break_the_connection() {
-    let answers: [Answer; 4] = [
+async fn garbage_breaks_the_connection() {
+    let answers: [Answer; 2] = [
         |_, _| Some(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
-        |_, _| Some(b"$1048577\r\naaaa".to_vec()),
-        |_, _| Some(b"*1000000000\r\n".to_vec()),
         |_, _| Some(b"\0\xff\xfe\r\n".to_vec()),
     ];
     for answer in answers {
         let server = Server::start(answer).await;
         let error = server.redis("").ask(&ping()).await.unwrap_err();
         assert!(matches!(error, RedisError::Broken(_)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_too_large_is_told_to_who_asked_for_it_and_to_nobody_else() {
+    let answers: [Answer; 3] = [
+        |_, read| {
+            Some(if read.contains("PING") { b"+PONG\r\n" } else { &b"$1048577\r\na"[..] }.into())
+        },
+        |_, read| {
+            Some(if read.contains("PING") { b"+PONG\r\n" } else { &b"*1000000\r\n"[..] }.into())
+        },
+        // Both wait when it comes.
+        |number, read| {
+            let huge = b"*1000000\r\n".to_vec();
+            Some(match (number, read.contains("PING"), read.contains("HUGE")) {
+                (1, true, _) | (2.., false, true) => huge,
+                (1, false, _) => Vec::new(),
+                _ => b"+PONG\r\n".to_vec(),
+            })
+        },
+    ];
+    let mut huge = pipe();
+    huge.cmd("HUGE");
+    for answer in answers {
+        let server = Server::start(answer).await;
+        let redis = server.redis("");
+        let ping = ping();
+        let (first, second) = tokio::join!(redis.ask(&huge), redis.ask(&ping));
+        assert!(matches!(first, Err(RedisError::TooLarge)), "{first:?}");
+        assert!(second.is_ok(), "{second:?}");
+        assert!(redis.ask(&ping).await.is_ok());
     }
 }
 

@@ -12,7 +12,8 @@
 //!
 //! A look-up is known by the hash of all that its answer depends on ([`Key`]):
 //! neither a credential nor anything else of the request is kept. Who fills the
-//! memories has to make look-ups for it, and cannot make them larger.
+//! memories has to make look-ups for it, and cannot make them larger. Where more is
+//! asked than an identity may be remembered under, there are two keys ([`Keys`]).
 //!
 //! What is remembered here is never asked whether it has been revoked: that comes
 //! after the verifier. A recheck has to be a new look-up, and drops what is
@@ -70,6 +71,21 @@ impl Key {
     }
 }
 
+/// What a look-up is known by.
+#[derive(Clone, Copy)]
+pub(super) struct Keys {
+    /// Of all that is asked: what is identical, and what has been refused.
+    pub(super) question: Key,
+    /// Of what an identity is remembered under.
+    pub(super) identity: Key,
+}
+
+impl From<Key> for Keys {
+    fn from(key: Key) -> Keys {
+        Keys { question: key, identity: key }
+    }
+}
+
 /// The look-ups of one verifier.
 pub(super) struct Lookups {
     timeout: Duration,
@@ -106,17 +122,22 @@ impl Lookups {
         self.failing.load(Ordering::Relaxed)
     }
 
-    /// What is known under `key` at `now`, or what `ask` finds out. `ask` is
+    /// What is known under `keys` at `now`, or what `ask` finds out. `ask` is
     /// called only if nobody else is asking the same.
     ///
     /// # Errors
     /// What `ask` says; [`Unavailable`] if there are too many look-ups, or if
     /// this one takes too long.
-    pub(super) async fn find<F>(&self, key: Key, now: UnixSeconds, ask: impl FnOnce() -> F) -> Found
+    pub(super) async fn find<F>(
+        &self,
+        keys: impl Into<Keys>,
+        now: UnixSeconds,
+        ask: impl FnOnce() -> F,
+    ) -> Found
     where
         F: Future<Output = Found> + Send + 'static,
     {
-        let mut answer = match self.known(&key, now) {
+        let mut answer = match self.known(keys.into(), now) {
             Known::Answer(found) => return found,
             Known::UnderWay(answer) => answer,
             Known::Nothing(asking) => {
@@ -130,27 +151,27 @@ impl Lookups {
         found.unwrap_or(Err(Unavailable("the look-up broke off").into()))
     }
 
-    fn known(&self, key: &Key, now: UnixSeconds) -> Known {
+    fn known(&self, keys: Keys, now: UnixSeconds) -> Known {
         let mut table = lock(&self.table);
         let instant = Instant::now();
-        if let Some(reason) = table.refused.find(key, instant) {
+        if let Some(reason) = table.refused.find(&keys.question, instant) {
             return Known::Answer(Err(reason.into()));
         }
-        if let Some(identity) = table.identified.find(key, instant)
+        if let Some(identity) = table.identified.find(&keys.identity, instant)
             && identity.deadline().is_none_or(|deadline| deadline > now)
         {
             return Known::Answer(Ok(identity));
         }
-        if let Some(answer) = table.under_way.get(key) {
+        if let Some(answer) = table.under_way.get(&keys.question) {
             return Known::UnderWay(answer.clone());
         }
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return Known::Answer(Err(Unavailable("too many look-ups at once").into()));
         };
         let (answer, receiver) = watch::channel(None);
-        table.under_way.insert(*key, receiver);
+        table.under_way.insert(keys.question, receiver);
         Known::Nothing(Asking {
-            key: *key,
+            keys,
             cache: self.cache,
             table: Arc::clone(&self.table),
             failing: Arc::clone(&self.failing),
@@ -173,7 +194,7 @@ enum Known {
 
 /// A look-up under way. When it goes, however it ends, the next one may ask.
 struct Asking {
-    key: Key,
+    keys: Keys,
     cache: Duration,
     table: Arc<Mutex<Table>>,
     failing: Arc<AtomicBool>,
@@ -198,11 +219,16 @@ impl Asking {
             Ok(identity) => {
                 if !self.cache.is_zero() && identity.claims_text().len() <= CLAIMS {
                     let until = now + self.cache;
-                    table.identified.keep(self.key, Arc::clone(identity), until, IDENTITIES);
+                    table.identified.keep(
+                        self.keys.identity,
+                        Arc::clone(identity),
+                        until,
+                        IDENTITIES,
+                    );
                 }
             }
             Err(VerifyError::Rejected(reason)) => {
-                table.refused.keep(self.key, *reason, now + REFUSED, REFUSALS);
+                table.refused.keep(self.keys.question, *reason, now + REFUSED, REFUSALS);
             }
             Err(VerifyError::Unavailable(_)) => {}
         }
@@ -211,7 +237,7 @@ impl Asking {
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        lock(&self.table).under_way.remove(&self.key);
+        lock(&self.table).under_way.remove(&self.keys.question);
     }
 }
 
@@ -283,6 +309,7 @@ mod tests {
     }
 
     /// Look-ups that are counted, and take a second each.
+    #[derive(Clone)]
     struct Counted {
         lookups: Arc<Lookups>,
         asked: Arc<AtomicUsize>,
@@ -299,14 +326,22 @@ mod tests {
         }
 
         async fn find_at(&self, now: i64, what: &str, found: Found) -> Result<(), Reason> {
+            self.find_by(Key::of(&[what.as_bytes()]), now, found).await
+        }
+
+        async fn find_by(
+            &self,
+            keys: impl Into<Keys>,
+            now: i64,
+            found: Found,
+        ) -> Result<(), Reason> {
             let asked = Arc::clone(&self.asked);
             let ask = || async move {
                 asked.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 found
             };
-            let key = Key::of(&[what.as_bytes()]);
-            self.lookups.find(key, now, ask).await.map(|_| ()).map_err(VerifyError::reason)
+            self.lookups.find(keys, now, ask).await.map(|_| ()).map_err(VerifyError::reason)
         }
 
         fn asked(&self) -> usize {
@@ -411,6 +446,23 @@ mod tests {
         }
         let ended = short.find_at(NOW + 5, "a", Err(Reason::Expired.into())).await;
         assert_eq!((ended, short.asked()), (Err(Reason::Expired), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_that_differ_share_no_answer_but_a_remembered_identity() {
+        let find = |counted: Counted, question: &'static str, found: Found| async move {
+            let key = |text: &str| Key::of(&[text.as_bytes()]);
+            let keys = Keys { question: key(question), identity: key("same") };
+            counted.find_by(keys, NOW, found).await
+        };
+        let counted = Counted::new(30);
+        let (first, second) =
+            tokio::join!(find(counted.clone(), "a", BAD), find(counted.clone(), "b", ada()));
+        assert_eq!((first, second), (Err(Reason::InvalidCredential), Ok(())));
+        assert_eq!(counted.asked(), 2);
+        assert_eq!(find(counted.clone(), "a", ada()).await, Err(Reason::InvalidCredential));
+        assert_eq!(find(counted.clone(), "c", BAD).await, Ok(()));
+        assert_eq!(counted.asked(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -124,6 +124,12 @@ pub trait Verifier: Send + Sync {
         false
     }
 
+    /// Whether it says `Authorization` for itself where it asks, so that no credential
+    /// can go there.
+    fn has_authorization(&self) -> bool {
+        false
+    }
+
     /// Itself, if it issues what it verifies and verifying uses that up. Then it is
     /// asked about upgrades alone, and never for a dry run.
     fn tickets(&self) -> Option<&Tickets> {

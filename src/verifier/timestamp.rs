@@ -11,9 +11,12 @@ const MILLISECONDS: i64 = 100_000_000_000;
 /// The end of the year 9999. Nothing later is meant, and nobody who adds to it
 /// or prints it has to fear an overflow.
 pub(super) const LAST: UnixSeconds = 253_402_300_799;
+/// The last millisecond of that year.
+const LAST_MILLISECOND: i64 = LAST * 1000 + 999;
 
 /// The instant that `value` names: Unix seconds, from 1e11 on milliseconds, RFC
-/// 3339 (§5.6), or `YYYY-MM-DD HH:MM:SS` in UTC. Fractions of a second are cut.
+/// 3339 (§5.6), or `YYYY-MM-DD HH:MM:SS` in UTC, up to the year 9999. Fractions of
+/// a second are cut.
 pub(super) fn read(value: &Value) -> Option<UnixSeconds> {
     match value {
         Value::Number(number) => match number.as_i64() {
@@ -30,7 +33,7 @@ pub(super) fn read(value: &Value) -> Option<UnixSeconds> {
 
 /// The whole seconds of a number that is neither negative nor infinite.
 pub(super) fn whole(number: f64) -> Option<i64> {
-    // `as` saturates, so that 1e300 is merely very late.
+    // `as` saturates, so that 1e300 is merely later than any other.
     (number.is_finite() && number >= 0.0).then_some(number as i64)
 }
 
@@ -38,7 +41,9 @@ fn unix(number: i64) -> Option<UnixSeconds> {
     match number {
         ..0 => None,
         0..MILLISECONDS => Some(number),
-        MILLISECONDS.. => Some((number / 1000).min(LAST)),
+        MILLISECONDS..=LAST_MILLISECOND => Some(number / 1000),
+        // Nobody means that, and what nobody means decides nothing.
+        _ => None,
     }
 }
 
@@ -179,8 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn the_very_late_is_the_end_of_9999() {
-        assert_eq!(read(&json!(i64::MAX)), Some(LAST));
-        assert_eq!(read(&json!(1e300)), Some(LAST));
+    fn nothing_is_later_than_the_year_9999() {
+        assert_eq!(read(&json!(LAST_MILLISECOND)), Some(LAST));
+        assert_eq!(read(&json!("253402300799999")), Some(LAST));
+        for late in [json!(LAST_MILLISECOND + 1), json!(i64::MAX), json!(u64::MAX)] {
+            assert_eq!(read(&late), None, "{late}");
+        }
+        for late in [json!(1e15), json!(1e99), json!(1e300), json!("9223372036854775807")] {
+            assert_eq!(read(&late), None, "{late}");
+        }
     }
 }

@@ -55,6 +55,12 @@ routes:
     )
 }
 
+/// The Python that has pyjwt.
+fn python() -> String {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python3");
+    python.display().to_string()
+}
+
 /// What `program` prints for each of `tokens`: its claims, or `refused`.
 fn judged(program: &str, script: &str, gate: &Gate, tokens: &[String]) -> Vec<Value> {
     let output = Command::new(program)
@@ -74,7 +80,7 @@ fn judged(program: &str, script: &str, gate: &Gate, tokens: &[String]) -> Vec<Va
 
 fn by_both(gate: &Gate, tokens: &[String]) -> Vec<Value> {
     let node = judged("node", "assertion.mjs", gate, tokens);
-    let python = judged("python3", "assertion.py", gate, tokens);
+    let python = judged(&python(), "assertion.py", gate, tokens);
     assert_eq!(node, python, "left: jose, right: pyjwt");
     node
 }
@@ -296,14 +302,14 @@ fn the_recipe_works_as_written() {
     }
     let node = "import { whoIs } from './verify.mjs'; \
                 console.log((await whoIs({ 'x-sockgate-assertion': process.argv[1] })).name)";
-    let python =
+    let script =
         "import sys, verify; print(verify.who_is({'x-sockgate-assertion': sys.argv[1]})['name'])";
     // Not the last letter of the signature: some of its bits mean nothing.
     let (signed, signature) = token.rsplit_once('.').expect("a JWS");
     let first = if signature.starts_with('A') { 'B' } else { 'A' };
     let other = format!("{signed}.{first}{}", &signature[1..]);
     for (program, arguments) in
-        [("node", ["--input-type=module", "-e", node].as_slice()), ("python3", &["-c", python])]
+        [("node", ["--input-type=module", "-e", node].as_slice()), (&python(), &["-c", script])]
     {
         for (token, expected) in [(&token, Some("Alice")), (&other, None)] {
             let output = Command::new(program)

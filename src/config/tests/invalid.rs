@@ -148,8 +148,8 @@ verifiers:
 routes: [{ path: /, policy: deny }]
 ", &[
         "verifiers.both: has exactly one kind, but found jwt and api_keys",
-        "verifiers.\"a b\": needs exactly one kind: jwt, api_keys, introspection, forward_auth or ticket",
-        "verifiers.none: needs exactly one kind: jwt, api_keys, introspection, forward_auth or ticket",
+        "verifiers.\"a b\": needs exactly one kind: jwt, api_keys, session, introspection, forward_auth or ticket",
+        "verifiers.none: needs exactly one kind: jwt, api_keys, session, introspection, forward_auth or ticket",
     ]),
     ("tickets", "
 server: { listen: ':80' }

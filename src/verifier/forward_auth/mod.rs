@@ -58,18 +58,22 @@ impl Verifier for ForwardAuth {
     ) -> Verification<'a> {
         Box::pin(async move {
             // Put together even if somebody asks the same already: whether it can
-            // be sent at all comes first.
+            // be sent at all comes first, and what is the same is all of it.
             let request = question::of(&self.url, credential.value, occasion)
                 .ok_or(Reason::MalformedCredential)?;
-            let key = question::key(credential.value, occasion);
+            let keys = question::keys(&request, credential.value, occasion);
             let asker = Arc::clone(&self.asker);
             let ask = || async move { asker.ask(request, now).await };
-            self.lookups.find(key, now, ask).await
+            self.lookups.find(keys, now, ask).await
         })
     }
 
     fn asks(&self) -> bool {
         true
+    }
+
+    fn has_authorization(&self) -> bool {
+        self.url.has_userinfo()
     }
 
     fn is_degraded(&self) -> bool {
@@ -116,11 +120,14 @@ mod tests {
     use std::net::SocketAddr;
     use std::time::Duration;
 
+    use http::HeaderValue;
     use serde_json::json;
 
     use super::*;
+    use crate::credential::Place;
     use crate::verifier::contract::{self, Sample, Seen, serving};
-    use crate::verifier::{VerifierConfig, build};
+    use crate::verifier::occasion::Asked;
+    use crate::verifier::{VerifierConfig, VerifyError, build};
 
     const NOW: UnixSeconds = 1_700_000_000;
 
@@ -161,6 +168,29 @@ mod tests {
             })
             .await;
         }
+    }
+
+    #[tokio::test]
+    async fn requests_that_differ_in_a_header_are_judged_each_by_its_own() {
+        let tenants = |seen: &Seen| match seen.header("x-tenant") {
+            Some("a") => ("200 OK", "X-User: ada\r\n".to_owned(), String::new()),
+            _ => ("403 Forbidden", String::new(), String::new()),
+        };
+        let verifier = verifier(serving(tenants).await, "0s");
+        let judge = |tenant: &'static str| {
+            let verifier = Arc::clone(&verifier);
+            async move {
+                let mut asked = Asked::default();
+                asked.headers.insert("x-tenant", HeaderValue::from_static(tenant));
+                let credential = Credential { value: b"t", basic: false };
+                let found = verifier.verify(&credential, &asked.with(Place::Message), NOW).await;
+                found.map(|_| ()).map_err(VerifyError::reason)
+            }
+        };
+        let (a, b, c) = tokio::join!(judge("a"), judge("b"), judge("c"));
+        assert_eq!((a, b, c), (Ok(()), Err(Reason::Forbidden), Err(Reason::Forbidden)));
+        // Nor does the refusal of one stand for another.
+        assert_eq!((judge("b").await, judge("a").await), (Err(Reason::Forbidden), Ok(())));
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use http::header::{
 use http::{Method, Request};
 
 use super::super::Occasion;
-use super::super::lookup::Key;
+use super::super::lookup::{Key, Keys};
 use crate::credential::{Place, Scheme, without_parameter};
 use crate::fetch::{Url, form_encoded};
 use crate::handshake::Host;
@@ -58,7 +58,9 @@ pub(super) fn of(url: &Url, credential: &[u8], occasion: &Occasion<'_>) -> Optio
     let own = request.headers().get(AUTHORIZATION).cloned();
     let mut headers = client_headers(occasion.headers);
     if let Some(own) = own {
-        // The endpoint's user and password are ours, and not the client's to replace.
+        // The endpoint's user and password are ours, and no header that the client
+        // sends replaces them. A credential that has to go there would: a policy that
+        // reads one for such an endpoint is refused.
         headers.insert(AUTHORIZATION, own);
     }
     put(&mut headers, credential, occasion.place)?;
@@ -74,8 +76,23 @@ pub(super) fn of(url: &Url, credential: &[u8], occasion: &Occasion<'_>) -> Optio
     Some(request)
 }
 
-/// What the answer depends on.
-pub(super) fn key(credential: &[u8], occasion: &Occasion<'_>) -> Key {
+/// What the look-up is known by. The endpoint may judge by any header, so the same
+/// question is the same request. An identity is remembered, if it is to be, for the
+/// credential, where it goes, and for whom and what it was asked.
+pub(super) fn keys(request: &Request<Bytes>, credential: &[u8], occasion: &Occasion<'_>) -> Keys {
+    Keys { question: of_all(request), identity: of_some(credential, occasion) }
+}
+
+fn of_all(request: &Request<Bytes>) -> Key {
+    let uri = request.uri().to_string();
+    let mut parts = vec![request.method().as_str().as_bytes(), uri.as_bytes()];
+    for (name, value) in request.headers() {
+        parts.extend([name.as_str().as_bytes(), value.as_bytes()]);
+    }
+    Key::of(&parts)
+}
+
+fn of_some(credential: &[u8], occasion: &Occasion<'_>) -> Key {
     let (kind, name): (&[u8], &str) = match occasion.place {
         Place::Cookie(name) => (b"cookie", name),
         Place::Query(name) => (b"query", name),
@@ -303,9 +320,39 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_of_all_that_the_answer_depends_on() {
+    fn what_is_the_same_question_is_the_whole_request() {
         let key_of = |asked: &Asked, credential: &str, place: Place<'_>| {
-            key(credential.as_bytes(), &asked.with(place))
+            let occasion = asked.with(place);
+            of_all(&of(&url("http://h/check"), credential.as_bytes(), &occasion).unwrap())
+        };
+        let with = |name: &'static str, value| {
+            let mut asked = asked();
+            asked.headers.append(name, HeaderValue::from_static(value));
+            asked
+        };
+        let query = Place::Query("token");
+        let base = key_of(&asked(), "t", query);
+        assert!(base == key_of(&asked(), "t", query));
+        // What the endpoint does not see makes no difference.
+        assert!(base == key_of(&with("sec-websocket-key", "other"), "t", query));
+        let others = [
+            key_of(&asked(), "u", query),
+            key_of(&asked(), "t", Place::Message),
+            key_of(&Asked { path: "/wt", ..asked() }, "t", query),
+            key_of(&with("x-tenant", "b"), "t", query),
+            key_of(&with("x-csrf", "b"), "t", query),
+            key_of(&with("cookie", "b=c"), "t", query),
+            key_of(&with("origin", "https://evil.example"), "t", query),
+        ];
+        for (index, other) in others.iter().enumerate() {
+            assert!(base != *other, "{index}");
+        }
+    }
+
+    #[test]
+    fn an_identity_is_remembered_under_what_the_contract_names() {
+        let key_of = |asked: &Asked, credential: &str, place: Place<'_>| {
+            of_some(credential.as_bytes(), &asked.with(place))
         };
         let cookie = Place::Cookie("sid");
         let base = key_of(&asked(), "t", cookie);
@@ -327,6 +374,6 @@ mod tests {
         let elsewhere = asked();
         let mut occasion = elsewhere.with(cookie);
         occasion.ip = [192, 0, 2, 8].into();
-        assert!(base != key(b"t", &occasion));
+        assert!(base != of_some(b"t", &occasion));
     }
 }

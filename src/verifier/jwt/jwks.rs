@@ -12,7 +12,7 @@ use super::super::SignatureAlgorithm;
 use super::key::{Key, Kind, PublicKey};
 
 /// How many keys of a set are looked at.
-const MOST: usize = 128;
+pub(super) const MOST: usize = 128;
 
 /// A key set as written.
 #[derive(Deserialize)]
@@ -94,13 +94,15 @@ pub(super) struct NotAKeySet;
 pub(super) struct Usable {
     pub(super) keys: Vec<Key>,
     pub(super) remarks: Vec<String>,
+    /// How many keys there are beyond those that are looked at.
+    pub(super) more: usize,
 }
 
 /// Reads a key set. With `algorithms` empty every algorithm of a key's kind is
 /// taken, else only those; a key's own `alg` narrows that further.
 pub(super) fn read(text: &str, algorithms: &[SignatureAlgorithm]) -> Result<Usable, NotAKeySet> {
     let set: KeySet = serde_json::from_str(text).map_err(|_| NotAKeySet)?;
-    let mut usable = Usable { keys: Vec::new(), remarks: Vec::new() };
+    let mut usable = Usable { keys: Vec::new(), remarks: Vec::new(), more: set.keys.more };
     if set.keys.more > 0 {
         usable.remarks.push(format!("only the first {MOST} keys are looked at"));
     }

@@ -90,14 +90,25 @@ impl Jwt {
     fn judge(&self, credential: &[u8], now: UnixSeconds) -> Judged {
         match &self.source {
             Source::Fixed(set) => self.judge_by(set, credential, now),
-            Source::Remote(remote) => match remote.current() {
-                Some(set) => self.judge_by(&set, credential, now),
-                None => {
-                    // What no key would help is told at once.
-                    Token::parse(credential)?.header(&self.types)?;
-                    Err(Stopped::KeyMissing)
+            Source::Remote(remote) => {
+                let judged = match remote.current() {
+                    Some(set) => self.judge_by(&set, credential, now),
+                    None => Err(Stopped::KeyMissing),
+                };
+                match judged {
+                    Err(Stopped::KeyMissing) => Err(self.missing(remote, credential)),
+                    Ok(_) | Err(Stopped::Rejected(_)) => judged,
                 }
-            },
+            }
+        }
+    }
+
+    /// What no key would help is told at once, whoever is down.
+    fn missing(&self, remote: &Remote, credential: &[u8]) -> Stopped {
+        match Token::parse(credential).and_then(|token| token.header(&self.types)) {
+            Ok(header) if remote.takes(header.algorithm) => Stopped::KeyMissing,
+            Ok(_) => Reason::InvalidCredential.into(),
+            Err(reason) => reason.into(),
         }
     }
 

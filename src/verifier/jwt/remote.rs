@@ -17,7 +17,7 @@ use super::super::{SignatureAlgorithm, Unavailable};
 use super::KeySet;
 use super::discovery::DiscoveryError;
 use super::jwks::{self, NotAKeySet};
-use super::key::Keys;
+use super::key::{Keys, Kind};
 use super::schedule::{Cause, KEPT, Miss, Schedule, Standing};
 use crate::fetch::FetchError;
 use crate::telemetry::{LogLevel, Telemetry};
@@ -150,6 +150,14 @@ impl Remote {
         held.as_ref().filter(|held| now() <= held.until).map(|held| Arc::clone(&held.set))
     }
 
+    /// Whether any key, fetched or yet to be, may verify by `algorithm`: no secret is
+    /// ever published.
+    pub(super) fn takes(&self, algorithm: SignatureAlgorithm) -> bool {
+        let algorithms = &self.shared.algorithms;
+        Kind::of(algorithm) != Kind::Secret
+            && (algorithms.is_empty() || algorithms.contains(&algorithm))
+    }
+
     /// Until when somebody waits who begins to now.
     pub(super) fn patience(&self) -> Instant {
         now() + self.timeout
@@ -214,8 +222,9 @@ impl Shared {
         }
     }
 
-    /// Fetches once; whether that gave keys.
-    async fn fetch(&self) -> Result<(), KeysError> {
+    /// Fetches once; if that gave other keys than before, how many more there are than
+    /// are looked at.
+    async fn fetch(&self) -> Result<usize, KeysError> {
         let cause = self.schedule().begin();
         let began = now();
         let read = match self.place.ask(cause).await {
@@ -225,10 +234,10 @@ impl Shared {
         let jitter = f64::from(rand::random::<u16>()) / f64::from(u16::MAX);
         let mut schedule = self.schedule();
         match read {
-            Ok(held) => {
+            Ok((held, more)) => {
                 self.held.store(Some(Arc::new(held)));
                 schedule.succeeded(began, now(), jitter);
-                Ok(())
+                Ok(more)
             }
             Err(error) => {
                 schedule.failed(now(), jitter);
@@ -238,12 +247,12 @@ impl Shared {
     }
 
     /// The same text is the same set: what is known of its tokens stays known.
-    fn read(&self, text: &str, began: Instant) -> Result<Held, KeysError> {
+    fn read(&self, text: &str, began: Instant) -> Result<(Held, usize), KeysError> {
         let (hash, until) = (digest(&SHA256, text.as_bytes()), began + KEPT);
         if let Some(held) = &*self.held.load()
             && held.text.as_ref() == hash.as_ref()
         {
-            return Ok(Held { set: Arc::clone(&held.set), text: hash, until });
+            return Ok((Held { set: Arc::clone(&held.set), text: hash, until }, 0));
         }
         let usable = jwks::read(text, &self.algorithms)?;
         if usable.keys.is_empty() {
@@ -251,7 +260,7 @@ impl Shared {
             return Err(KeysError::NoKey(why.unwrap_or_default()));
         }
         let set = KeySet::new(Keys { keys: usable.keys, by_id: true });
-        Ok(Held { set: Arc::new(set), text: hash, until })
+        Ok((Held { set: Arc::new(set), text: hash, until }, usable.more))
     }
 }
 
@@ -265,6 +274,9 @@ async fn run(shared: Arc<Shared>, telemetry: Arc<Telemetry>) {
             let schedule = shared.schedule();
             (schedule.standing(now()), schedule.is_retired())
         };
+        if let Ok(more @ 1..) = fetched {
+            tell_of_more(&shared, &telemetry, more);
+        }
         if standing != told && !retired {
             tell(&shared, &telemetry, standing, told, fetched.err());
             told = standing;
@@ -293,10 +305,21 @@ fn tell(
             (LogLevel::Warn, "keys cannot be fetched; this verifier refuses until they can")
         }
     };
-    let mut fields =
-        vec![("verifier", Value::from(&*shared.name)), ("url", Value::from(shared.place.url()))];
+    let mut fields = about(shared);
     fields.extend(error.map(|error| ("error", Value::from(error.to_string()))));
     telemetry.log.event(level, message, &fields);
+}
+
+/// One line for each set that is too large.
+fn tell_of_more(shared: &Shared, telemetry: &Telemetry, more: usize) {
+    let message = "the key set is too large; tokens of its last keys are refused";
+    let mut fields = about(shared);
+    fields.extend([("looked_at", Value::from(jwks::MOST)), ("left_out", Value::from(more))]);
+    telemetry.log.event(LogLevel::Warn, message, &fields);
+}
+
+fn about(shared: &Shared) -> Vec<(&'static str, Value)> {
+    vec![("verifier", Value::from(&*shared.name)), ("url", Value::from(shared.place.url()))]
 }
 
 /// The clock of the runtime, which tests can move.

@@ -31,7 +31,7 @@ use self::signed::django::Django;
 use self::signed::express::Express;
 use self::signed::flask::Flask;
 use self::signed::keygrip::Keygrip;
-use self::store::Store;
+use self::store::{Record, Store};
 use super::lookup::{Key, Lookups};
 use super::{Credential, Occasion, Verification, Verifier, VerifyError, timestamp};
 use crate::clock::UnixSeconds;
@@ -90,6 +90,8 @@ enum Ends {
 /// A session before anybody has asked whose it is.
 struct Found {
     value: Value,
+    /// The members of the value that are bytes.
+    bytes: Vec<String>,
     /// When it ends by itself.
     ends: Option<UnixSeconds>,
     /// The id in the store.
@@ -111,7 +113,8 @@ impl Session {
                     (Some(at), Some(age)) => Some(at.saturating_add(age).min(timestamp::LAST)),
                     _ => None,
                 };
-                self.rules.judge(Found { value: session.value, ends, id: None }, now)
+                self.rules
+                    .judge(Found { value: session.value, bytes: Vec::new(), ends, id: None }, now)
             }
         }
     }
@@ -134,7 +137,8 @@ impl Session {
             match fetched? {
                 None => Err(Reason::InvalidCredential.into()),
                 Some(record) => {
-                    let found = Found { value: record.value, ends: record.ends, id: Some(key) };
+                    let Record { value, bytes, ends } = record;
+                    let found = Found { value, bytes, ends, id: Some(key) };
                     rules.judge(found, now)
                 }
             }
@@ -205,7 +209,12 @@ impl Rules {
             Ends::ByItself => found.ends,
             Ends::Never => None,
             Ends::At(expression) => {
-                let at = expression.evaluate(&variables).map_err(|_| Reason::InvalidCredential)?;
+                let at = if found.bytes.is_empty() {
+                    expression.evaluate(&variables)
+                } else {
+                    expression.evaluate(&without(&variables, &found.bytes))
+                };
+                let at = at.map_err(|_| Reason::InvalidCredential)?;
                 let at = timestamp::read(&at).ok_or(Reason::InvalidCredential)?;
                 // A record that its store keeps longer or shorter ends when it says;
                 // a signature that is too old is void all the same.
@@ -237,6 +246,17 @@ impl Rules {
         })?;
         Ok(Arc::new(identity))
     }
+}
+
+/// The variables in which `names` of the value are null.
+fn without(variables: &Variables, names: &[String]) -> Variables {
+    let mut variables = variables.clone();
+    if let Some(Value::Object(columns)) = variables.get_mut("value") {
+        for name in names {
+            columns.insert(name.clone(), Value::Null);
+        }
+    }
+    variables
 }
 
 impl Verifier for Session {

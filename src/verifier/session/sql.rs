@@ -47,6 +47,14 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// A row as its columns come.
+#[derive(Default)]
+pub(super) struct Row {
+    pub(super) columns: Map<String, Value>,
+    /// The names of those that hold bytes.
+    pub(super) bytes: Vec<String>,
+}
+
 /// Refuses columns of the same name: which of them decides would be chance.
 pub(super) fn distinct(names: &[String]) -> Result<(), VerifyError> {
     let mut seen = HashSet::new();
@@ -57,19 +65,17 @@ pub(super) fn distinct(names: &[String]) -> Result<(), VerifyError> {
 }
 
 /// The row as CEL sees it; with `django`, `session_data` is what Django signed.
-pub(super) fn record(
-    mut row: Map<String, Value>,
-    django: Option<&Django>,
-) -> Result<Record, VerifyError> {
+pub(super) fn record(row: Row, django: Option<&Django>) -> Result<Record, VerifyError> {
+    let Row { mut columns, bytes } = row;
     if let Some(django) = django {
-        let Some(column) = row.get_mut(SESSION_DATA) else {
+        let Some(column) = columns.get_mut(SESSION_DATA) else {
             return Err(Unavailable("the query must give the column session_data").into());
         };
         let Value::String(text) = &*column else { return Err(Reason::InvalidCredential.into()) };
         let session = django.session(text.as_bytes()).map_err(|_| Reason::InvalidCredential)?;
         *column = session.value;
     }
-    Ok(Record { value: Value::Object(row), ends: None })
+    Ok(Record { value: Value::Object(columns), bytes, ends: None })
 }
 
 #[cfg(test)]

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
-use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
 use super::super::{Unavailable, VerifyError};
 use super::signed::django::Django;
-use super::sql::{self, Cell};
+use super::sql::{self, Cell, Row};
 use super::store::{Fetching, Record, Store, VALUE_BYTES};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
@@ -114,8 +113,8 @@ impl Drop for Guard {
 }
 
 impl File {
-    fn row(&self, key: &str, stop: &Stop) -> Result<Option<Map<String, Value>>, VerifyError> {
-        let open = self.open().map_err(|error| unavailable(&error))?;
+    fn row(&self, key: &str, stop: &Stop) -> Result<Option<Row>, VerifyError> {
+        let open = self.open()?;
         if let Reader::Over = stop.now(Reader::Reading(open.connection.get_interrupt_handle())) {
             return Err(Unavailable("nobody waits any more").into());
         }
@@ -130,27 +129,32 @@ impl File {
     }
 
     /// An idle connection to the file that is there now, or a new one.
-    fn open(&self) -> rusqlite::Result<Open> {
-        let there = std::fs::metadata(&self.path).ok().map(|file| (file.dev(), file.ino()));
+    fn open(&self) -> Result<Open, Unavailable> {
+        let absent = |_| Unavailable("the SQLite file cannot be opened");
+        let there = std::fs::metadata(&self.path).map_err(absent)?;
+        // To open a pipe takes as long as nobody writes into it.
+        if !there.is_file() {
+            return Err(Unavailable("the SQLite file is no regular file"));
+        }
+        let identity = (there.dev(), there.ino());
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|open| Some(open.identity) == there);
+        idle.retain(|open| open.identity == identity);
         if let Some(open) = idle.pop() {
             return Ok(open);
         }
         drop(idle);
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(self.timeout)?;
-        connection.pragma_update(None, "query_only", true)?;
-        Ok(Open { connection, identity: there.unwrap_or_default() })
+        let opening = || {
+            let connection = Connection::open_with_flags(&self.path, flags)?;
+            connection.busy_timeout(self.timeout)?;
+            connection.pragma_update(None, "query_only", true)?;
+            Ok(Open { connection, identity })
+        };
+        opening().map_err(|error: rusqlite::Error| unavailable(&error))
     }
 }
 
-fn one_row(
-    connection: &Connection,
-    query: &str,
-    key: &str,
-) -> Result<Option<Map<String, Value>>, VerifyError> {
+fn one_row(connection: &Connection, query: &str, key: &str) -> Result<Option<Row>, VerifyError> {
     let failed = |error: rusqlite::Error| VerifyError::from(unavailable(&error));
     let mut statement = connection.prepare(query).map_err(failed)?;
     let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
@@ -160,14 +164,17 @@ fn one_row(
     }
     let mut rows = statement.query([key]).map_err(failed)?;
     let Some(row) = rows.next().map_err(failed)? else { return Ok(None) };
-    let mut columns = Map::new();
+    let mut found = Row::default();
     let mut size = 0;
     for (index, name) in names.into_iter().enumerate() {
         let cell = cell(row.get_ref(index).map_err(failed)?, &mut size)?;
-        columns.insert(name, sql::value(cell)?);
+        if let Cell::Bytes(_) = cell {
+            found.bytes.push(name.clone());
+        }
+        found.columns.insert(name, sql::value(cell)?);
     }
     match rows.next().map_err(failed)? {
-        None => Ok(Some(columns)),
+        None => Ok(Some(found)),
         Some(_) => Err(Reason::InvalidCredential.into()),
     }
 }
@@ -207,4 +214,39 @@ fn unavailable(error: &rusqlite::Error) -> Unavailable {
         rusqlite::Error::MultipleStatement => "the query must be one statement",
         _ => "SQLite gives no answer",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(path: PathBuf, query: &str) -> SqliteStore {
+        SqliteStore::new(path, query, Duration::from_secs(1), None)
+    }
+
+    #[tokio::test]
+    async fn a_pipe_or_a_directory_as_the_file_is_unavailable_at_once() {
+        let place = tempfile::tempdir().unwrap();
+        let pipe = place.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        for path in [pipe, place.path().to_owned(), "/dev/null".into()] {
+            let store = store(path, "SELECT $1 AS id");
+            let asking = tokio::time::timeout(Duration::from_secs(5), store.record("key"));
+            let error = asking.await.expect("an answer in time").err();
+            let expected = Unavailable("the SQLite file is no regular file");
+            assert_eq!(error, Some(expected.into()));
+        }
+    }
+
+    #[tokio::test]
+    async fn columns_that_hold_bytes_are_known_by_name() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("a.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+        let store = store(path, "SELECT $1 AS id, x'3333' AS ends");
+        let record = store.record("key").await.ok().flatten().unwrap();
+        assert_eq!(record.value, serde_json::json!({ "id": "key", "ends": "3333" }));
+        assert_eq!(record.bytes, ["ends"]);
+    }
 }

@@ -15,6 +15,9 @@ pub(super) const VALUE_BYTES: usize = 1 << 20;
 pub(super) struct Record {
     /// The value, or the row: as CEL sees it.
     pub(super) value: Value,
+    /// The columns that hold bytes. As hex digits they may look like a time, and
+    /// are none.
+    pub(super) bytes: Vec<String>,
     /// When the store itself will forget it.
     pub(super) ends: Option<UnixSeconds>,
 }

@@ -64,7 +64,9 @@ struct Known(HashMap<&'static str, (Value, Option<UnixSeconds>)>);
 impl Store for Known {
     fn fetch<'a>(&'a self, key: &'a str, _: UnixSeconds) -> Fetching<'a> {
         let found = self.0.get(key).cloned();
-        Box::pin(async move { Ok(found.map(|(value, ends)| Record { value, ends })) })
+        Box::pin(async move {
+            Ok(found.map(|(value, ends)| Record { value, bytes: vec!["raw".to_owned()], ends }))
+        })
     }
 }
 
@@ -138,6 +140,19 @@ async fn the_end_is_what_the_expression_says_and_its_absence_refuses() {
     }
     let never = stored("credential", Ends::Never, [("a", json!({ "user": 7 }), Some(NOW - 1))]);
     assert_eq!(judged(&*never, "a").await.ok().unwrap().expires(), None);
+}
+
+#[tokio::test]
+async fn bytes_are_no_time_however_their_digits_read_and_claims_all_the_same() {
+    let ends = |written| Ends::At(Expression::compile(written, &["value"]).unwrap());
+    let record = || [("a", json!({ "user": "alice", "raw": "3333333333" }), None)];
+    for written in ["value.raw", "value['raw']", "value.raw + ''"] {
+        let verifier = stored("credential", ends(written), record());
+        assert_eq!(judged(&*verifier, "a").await.err(), Some(Reason::InvalidCredential));
+    }
+    let verifier = stored("credential", ends("3333333333"), record());
+    let identity = judged(&*verifier, "a").await.ok().unwrap();
+    assert!(identity.claims()["raw"] == "3333333333");
 }
 
 #[tokio::test]

@@ -8,9 +8,12 @@
 //! ticket at once, on whatever replica, one gets in. So nothing is remembered
 //! here and nothing coalesced, unlike before other verifiers with a network.
 //!
-//! The credential that the ticket was issued for is not kept. To recheck the
-//! connection with it, it would have to go into what is sealed, with the name of
-//! the entry that it came from: there it is as safe as the identity.
+//! What revocation goes by (subject, session, token id, time of issue) is part of
+//! the identity and comes along. The credential that the ticket was issued for is
+//! not kept. To recheck the connection with it, it would have to go into what is
+//! sealed, with its verifier and the place that it stood in: there it is as safe
+//! as the identity. That verifier is then looked up by `Identity::verifier`; the
+//! verifier of the tickets has nothing more to say about the connection.
 
 mod memory;
 mod sealed;

@@ -126,7 +126,7 @@ fn unavailable(error: &RedisError) -> VerifyError {
     let why = match error {
         RedisError::Unreachable(_) => "Redis cannot be connected to",
         RedisError::TimedOut => "Redis does not answer in time",
-        RedisError::Broken(_) => "the connection to Redis broke",
+        RedisError::Broken(_) | RedisError::TooLarge => "the connection to Redis broke",
         RedisError::Refused(_) => "Redis refuses the command",
     };
     Unavailable(why).into()

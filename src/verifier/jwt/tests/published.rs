@@ -19,7 +19,9 @@ use crate::credential::Place;
 use crate::fetch::FetchError;
 use crate::telemetry::{Log, LogConfig, Metrics, Telemetry};
 use crate::verifier::occasion::Asked;
-use crate::verifier::{Credential, JwtConfig, Unavailable, Verifier, VerifyError, contract};
+use crate::verifier::{
+    Credential, JwtConfig, SignatureAlgorithm, Unavailable, Verifier, VerifyError, contract,
+};
 
 const REFRESH: Duration = Duration::from_secs(600);
 
@@ -113,13 +115,17 @@ struct Gate {
 
 impl Gate {
     fn new(does: impl IntoIterator<Item = Does>) -> Gate {
+        Gate::with(vec![], does)
+    }
+
+    fn with(algorithms: Vec<SignatureAlgorithm>, does: impl IntoIterator<Item = Does>) -> Gate {
         let issuer = Arc::new(Issuer::default());
         issuer.does(does);
         let config: JwtConfig =
             serde_json::from_value(json!({"issuer": "https://x", "audience": "any"})).unwrap();
         let (telemetry, lines) = telemetry();
         let place = Box::new(At(Arc::clone(&issuer)));
-        let remote = Remote::new("app".into(), place, vec![], REFRESH, Duration::from_secs(3));
+        let remote = Remote::new("app".into(), place, algorithms, REFRESH, Duration::from_secs(3));
         let jwt: Jwt = build::for_tests("app", &config, Source::Remote(remote));
         Gate { verifier: Arc::new(jwt), issuer, telemetry, lines }
     }
@@ -412,6 +418,53 @@ async fn a_secret_in_the_set_verifies_nothing() {
     let header = r#"{"alg":"HS256","kid":"s"}"#;
     let forged = secret.raw("HS256", header, claims().to_string().as_bytes());
     assert_eq!(gate.judge(&forged).await, UNKNOWN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_published_key_could_verify_is_refused_while_the_issuer_is_down() {
+    let forged = |algorithm: &str| {
+        let header = json!({"alg": algorithm, "kid": "1"}).to_string();
+        Signer::p256().raw("ES256", &header, claims().to_string().as_bytes())
+    };
+    let gate = Gate::started([Does::Fails]).await;
+    for (algorithm, expected) in [("HS256", UNKNOWN), ("HS512", UNKNOWN), ("RS256", unavailable())]
+    {
+        assert_eq!(gate.judge(&forged(algorithm)).await, expected, "{algorithm}");
+    }
+    let algorithms = vec![SignatureAlgorithm::ES256];
+    let gate = Gate::with(algorithms, [Does::Fails]);
+    gate.verifier.start(&gate.telemetry);
+    gate.pass(Duration::from_millis(1)).await;
+    for (algorithm, expected) in [("HS256", UNKNOWN), ("RS256", UNKNOWN), ("ES256", unavailable())]
+    {
+        assert_eq!(gate.judge(&forged(algorithm)).await, expected, "{algorithm}");
+    }
+    // Nor does it make anybody ask while the issuer is up.
+    let gate = Gate::started([Does::Answers(json!([jwk(&Signer::p256(), "2")]))]).await;
+    gate.pass(Duration::from_secs(60)).await;
+    assert_eq!((gate.judge(&forged("HS256")).await, gate.issuer.asked()), (UNKNOWN, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_is_cut_is_told_once_for_each_set() {
+    let key = Signer::p256();
+    let set = |count: usize| {
+        let keys: Vec<Value> = (0..count).map(|n| jwk(&key, &n.to_string())).collect();
+        Does::Answers(Value::from(keys))
+    };
+    let gate = Gate::started([set(130)]).await;
+    let told = || gate.log().iter().filter(|line| line.contains("too large")).count();
+    assert_eq!(told(), 1, "{:?}", gate.log());
+    assert!(gate.log().concat().contains(r#""left_out":2"#), "{:?}", gate.log());
+    gate.pass(3 * REFRESH).await;
+    assert!(gate.issuer.asked() > 2);
+    assert_eq!(told(), 1);
+    gate.issuer.does([set(131)]);
+    gate.pass(2 * REFRESH).await;
+    assert_eq!(told(), 2);
+    gate.issuer.does([set(128)]);
+    gate.pass(2 * REFRESH).await;
+    assert_eq!(told(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
-//! A stream of PostgreSQL's messages, each of bounded size: one that is announced
-//! larger is an error before it is read.
+//! A stream of PostgreSQL's messages, of which those that answer one question are
+//! bounded together, whatever their kinds: one that would be too much is an error
+//! when it is announced. The login is a question, too.
 
 use std::io;
 use std::pin::Pin;
@@ -11,8 +12,10 @@ use crate::stream::Stream;
 
 /// The kind of a message, and its length.
 const HEADER: usize = 5;
+/// `ReadyForQuery`, the end of every answer.
+const READY: u8 = b'Z';
 
-/// `stream`, of which no message is longer than a limit.
+/// `stream`, of which no answer is longer than a limit.
 pub(super) struct Bounded {
     stream: Stream,
     scan: Scan,
@@ -21,6 +24,8 @@ pub(super) struct Bounded {
 /// Follows messages by their headers.
 struct Scan {
     limit: usize,
+    /// Bytes that the current answer has announced.
+    announced: usize,
     header: Vec<u8>,
     /// Bytes of the current message still to come.
     rest: usize,
@@ -28,11 +33,15 @@ struct Scan {
 
 impl Bounded {
     pub(super) fn new(stream: Stream, limit: usize) -> Bounded {
-        Bounded { stream, scan: Scan { limit, header: Vec::with_capacity(HEADER), rest: 0 } }
+        Bounded { stream, scan: Scan::new(limit) }
     }
 }
 
 impl Scan {
+    fn new(limit: usize) -> Scan {
+        Scan { limit, announced: 0, header: Vec::with_capacity(HEADER), rest: 0 }
+    }
+
     fn advance(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let taken = if self.rest > 0 {
@@ -42,12 +51,16 @@ impl Scan {
             } else {
                 let taken = (HEADER - self.header.len()).min(bytes.len());
                 self.header.extend_from_slice(&bytes[..taken]);
-                if let [_, a, b, c, d] = *self.header {
+                if let [kind, a, b, c, d] = *self.header {
                     // The length counts itself.
                     let length = u32::from_be_bytes([a, b, c, d]).checked_sub(4);
                     let length = length.ok_or(io::ErrorKind::InvalidData)?;
                     self.rest = length as usize;
-                    if self.rest > self.limit {
+                    if kind == READY {
+                        self.announced = 0;
+                    }
+                    self.announced = self.announced.saturating_add(HEADER + self.rest);
+                    if self.announced > self.limit {
                         return Err(io::ErrorKind::FileTooLarge.into());
                     }
                     self.header.clear();
@@ -98,9 +111,8 @@ mod tests {
     use super::*;
 
     fn scan(text: &[u8]) -> Option<io::ErrorKind> {
-        let new = || Scan { limit: 16, header: Vec::new(), rest: 0 };
-        let whole = new().advance(text).err().map(|error| error.kind());
-        let mut single = new();
+        let whole = Scan::new(32).advance(text).err().map(|error| error.kind());
+        let mut single = Scan::new(32);
         let mut last = None;
         for byte in text {
             last = last.or(single.advance(&[*byte]).err().map(|error| error.kind()));
@@ -109,16 +121,32 @@ mod tests {
         whole
     }
 
+    fn message(kind: u8, length: u32) -> Vec<u8> {
+        [&[kind][..], &(length + 4).to_be_bytes(), &vec![kind; length as usize]].concat()
+    }
+
     #[test]
-    fn messages_pass_up_to_the_limit_and_no_further() {
-        let message = |length: u32| {
-            let body = vec![b'D'; length as usize];
-            [&b"D"[..], &(length + 4).to_be_bytes(), &body].concat()
-        };
-        assert_eq!(scan(&[message(16), message(0), message(3)].concat().repeat(9)), None);
-        assert_eq!(scan(&message(17)[..5]), Some(io::ErrorKind::FileTooLarge));
+    fn a_message_passes_up_to_the_limit_and_no_further() {
+        assert_eq!(scan(&message(b'D', 27)), None);
+        assert_eq!(scan(&message(b'D', 28)[..5]), Some(io::ErrorKind::FileTooLarge));
         assert_eq!(scan(b"D\0\0\0\x03"), Some(io::ErrorKind::InvalidData));
         assert_eq!(scan(b"HTTP/1.1"), Some(io::ErrorKind::FileTooLarge));
         assert_eq!(scan(b"D\0"), None);
+    }
+
+    #[test]
+    fn what_answers_one_question_adds_up_whatever_its_kind() {
+        for kind in [b'D', b'N', b'S', b'A', b'd', b'1'] {
+            assert_eq!(scan(&message(kind, 3).repeat(4)), None);
+            assert_eq!(scan(&message(kind, 3).repeat(5)), Some(io::ErrorKind::FileTooLarge));
+            assert_eq!(scan(&message(kind, 0).repeat(7)), Some(io::ErrorKind::FileTooLarge));
+        }
+    }
+
+    #[test]
+    fn the_next_question_begins_anew() {
+        let answer = [message(b'D', 10), message(b'Z', 1)].concat();
+        assert_eq!(scan(&answer.repeat(50)), None);
+        assert_eq!(scan(&message(b'Z', 28)), Some(io::ErrorKind::FileTooLarge));
     }
 }

@@ -4,11 +4,12 @@
 mod bound;
 mod location;
 mod statement;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
@@ -19,12 +20,14 @@ pub(super) use self::location::Location;
 use self::statement::Prepared;
 use super::super::{Unavailable, VerifyError};
 use super::signed::django::Django;
-use super::sql;
+use super::sql::{self, Row};
 use super::store::{Fetching, Record, Store, VALUE_BYTES};
 use crate::clock::UnixSeconds;
 
 /// How many connections there are at most.
 const CONNECTIONS: usize = 4;
+/// The largest answer that is read: a row, and what comes around it.
+const ANSWER_BYTES: usize = VALUE_BYTES + (64 << 10);
 
 /// Sessions in one database.
 pub(super) struct PostgresStore {
@@ -58,10 +61,21 @@ impl Drop for Driver {
 enum Failure {
     /// The key cannot be one: a UUID of another form, a number out of range.
     NoKey,
-    /// Nobody can answer.
-    Unavailable(Unavailable),
+    /// Nobody can answer; and which connections are no good any more.
+    Unavailable(Unavailable, Damage),
     /// The row was read, and cannot be used.
     Row(VerifyError),
+}
+
+/// Which connections an error tells to give up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Damage {
+    /// None: the query failed, as it would on any other.
+    Query,
+    /// The one that was asked on: its plan is out of date, say.
+    Connection,
+    /// All: the server ends, or is not there.
+    Server,
 }
 
 impl PostgresStore {
@@ -87,30 +101,32 @@ impl PostgresStore {
         let row = match self.row(key).await {
             Ok(row) => row,
             Err(Failure::NoKey) => None,
-            Err(Failure::Unavailable(unavailable)) => return Err(unavailable.into()),
+            Err(Failure::Unavailable(unavailable, _)) => return Err(unavailable.into()),
             Err(Failure::Row(error)) => return Err(error),
         };
         row.map(|row| sql::record(row, self.django.as_ref())).transpose()
     }
 
-    async fn row(&self, key: &str) -> Result<Option<Map<String, Value>>, Failure> {
+    async fn row(&self, key: &str) -> Result<Option<Row>, Failure> {
         // A connection that idled may be dead, or its plan out of date: then once
-        // more on a new one, and no other idle one is any better.
+        // more on a new one.
         let idle = self.idle().pop();
         if let Some(open) = idle
             && !open.driver.0.is_finished()
         {
-            match open.prepared.row(&open.client, key).await {
-                Err(Failure::Unavailable(_)) => self.idle().clear(),
-                answer => {
+            let answer = open.prepared.row(&open.client, key).await;
+            match damage(&answer) {
+                Damage::Query => {
                     self.idle().push(open);
                     return answer;
                 }
+                Damage::Connection => {}
+                Damage::Server => self.idle().clear(),
             }
         }
-        let open = self.open().await.map_err(Failure::Unavailable)?;
+        let open = self.open().await.map_err(|no| Failure::Unavailable(no, Damage::Server))?;
         let answer = open.prepared.row(&open.client, key).await;
-        if !matches!(answer, Err(Failure::Unavailable(_))) {
+        if damage(&answer) == Damage::Query {
             self.idle().push(open);
         }
         answer
@@ -122,7 +138,7 @@ impl PostgresStore {
 
     async fn open(&self) -> Result<Open, Unavailable> {
         let stream = self.location.dial().await?;
-        let stream = Bounded::new(stream, VALUE_BYTES);
+        let stream = Bounded::new(stream, ANSWER_BYTES);
         let (client, connection) =
             self.location.login.connect_raw(stream, NoTls).await.map_err(|error| said(&error))?;
         let driver = Driver(tokio::spawn(async move {
@@ -175,26 +191,34 @@ fn said(error: &tokio_postgres::Error) -> Unavailable {
     Unavailable(said.unwrap_or("PostgreSQL refuses the query: does it fit the tables?"))
 }
 
-/// Whether the error says that the key is of no form that the column has.
-fn is_no_key(state: &SqlState) -> bool {
-    [
-        SqlState::INVALID_TEXT_REPRESENTATION,
-        SqlState::INVALID_BINARY_REPRESENTATION,
-        SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
-        SqlState::INVALID_DATETIME_FORMAT,
-        SqlState::DATETIME_FIELD_OVERFLOW,
-        SqlState::CHARACTER_NOT_IN_REPERTOIRE,
-        SqlState::INVALID_PARAMETER_VALUE,
-        SqlState::STRING_DATA_RIGHT_TRUNCATION,
-    ]
-    .contains(state)
-}
+/// Class 22, data exceptions. The query is prepared by then, and all that is new
+/// to it is the key: it is of no form that the column has, or has a character that
+/// the database does not.
+const DATA_EXCEPTION: &str = "22";
 
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Failure {
-        match error.code() {
-            Some(state) if is_no_key(state) => Failure::NoKey,
-            _ => Failure::Unavailable(said(&error)),
-        }
+        let state = error.code().map(SqlState::code);
+        let damage = match state {
+            Some(state) if state.starts_with(DATA_EXCEPTION) => return Failure::NoKey,
+            None => Damage::Server,
+            // The connection, the server's shutdown, its resources.
+            Some(state) if ["08", "57P0", "53"].iter().any(|class| state.starts_with(class)) => {
+                Damage::Server
+            }
+            // A plan or a statement that is gone, a standby that replays.
+            Some(state) if ["0A", "26", "40"].iter().any(|class| state.starts_with(class)) => {
+                Damage::Connection
+            }
+            Some(_) => Damage::Query,
+        };
+        Failure::Unavailable(said(&error), damage)
+    }
+}
+
+fn damage<T>(answer: &Result<T, Failure>) -> Damage {
+    match answer {
+        Err(Failure::Unavailable(_, damage)) => *damage,
+        Ok(_) | Err(Failure::NoKey | Failure::Row(_)) => Damage::Query,
     }
 }

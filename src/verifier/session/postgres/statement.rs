@@ -3,13 +3,15 @@
 
 use std::error::Error;
 use std::fmt;
+use std::pin::pin;
 
 use bytes::BytesMut;
-use serde_json::{Map, Value};
+use futures_util::TryStreamExt as _;
+use serde_json::Value;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Statement};
 
-use super::super::sql;
+use super::super::sql::{self, Row};
 use super::{Failure, said};
 use crate::close::Reason;
 use crate::json;
@@ -28,6 +30,8 @@ enum Form {
     Json,
     /// As text.
     Text,
+    /// As hex digits.
+    Bytes,
 }
 
 /// A parameter in its text form, whatever its type: PostgreSQL reads it, and says
@@ -95,29 +99,29 @@ impl Prepared {
     }
 
     /// The one row for `key`.
-    pub(super) async fn row(
-        &self,
-        client: &Client,
-        key: &str,
-    ) -> Result<Option<Map<String, Value>>, Failure> {
-        let rows = client.query(&self.statement, &[&TextForm(key)]).await?;
+    pub(super) async fn row(&self, client: &Client, key: &str) -> Result<Option<Row>, Failure> {
         let refused = || Failure::Row(Reason::InvalidCredential.into());
-        let row = match rows.as_slice() {
-            [] => return Ok(None),
-            [row] => row,
-            [..] => return Err(refused()),
-        };
-        let mut columns = Map::new();
+        let mut rows = pin!(client.query_raw(&self.statement, [TextForm(key)]).await?);
+        let Some(row) = rows.try_next().await? else { return Ok(None) };
+        // Nobody keeps what comes after a second one.
+        if rows.try_next().await?.is_some() {
+            return Err(refused());
+        }
+        let mut found = Row::default();
         for (index, (name, form)) in self.columns.iter().enumerate() {
-            let text: Option<&str> = row.try_get(index)?;
+            let text: Option<&str> = row.try_get(index).map_err(|_| refused())?;
             let value = match (text, form) {
                 (None, _) => Value::Null,
                 (Some(text), Form::Text) => text.into(),
+                (Some(text), Form::Bytes) => {
+                    found.bytes.push(name.clone());
+                    text.into()
+                }
                 (Some(text), Form::Json) => json::parse(text.as_bytes()).map_err(|_| refused())?,
             };
-            columns.insert(name.clone(), value);
+            found.columns.insert(name.clone(), value);
         }
-        Ok(Some(columns))
+        Ok(Some(found))
     }
 }
 
@@ -127,7 +131,7 @@ fn form(kind: &Type, index: usize) -> (String, Form) {
     match *kind {
         // As people write it, and as `expires` reads it: without a zone, it is UTC.
         Type::TIMESTAMP => (format!("{column}::text"), Form::Text),
-        Type::BYTEA => (format!("encode({column}, 'hex')"), Form::Text),
+        Type::BYTEA => (format!("encode({column}, 'hex')"), Form::Bytes),
         Type::JSON | Type::JSONB => (format!("{column}::text"), Form::Json),
         _ => (format!("to_json({column})::text"), Form::Json),
     }
