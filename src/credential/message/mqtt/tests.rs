@@ -1,3 +1,5 @@
+//! CONNECT packets, sound and unsound.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -367,5 +367,4 @@ pub(super) fn refusal(reason: Reason, version: Option<Version>) -> Refusal {
 }
 
 #[cfg(test)]
-#[path = "mqtt_tests.rs"]
 mod tests;
