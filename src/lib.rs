@@ -6,7 +6,7 @@
 //!  bytes     opening      plan    what the     Identity   Permit   what the   stream     both    reason,
 //!  in        handshake            client shows  (who)      (may)   upstream   out        ways    record
 //!                                                                  is told
-//! alongside, for the whole life:  connection (registry, expiry, drain)   telemetry (one record)
+//! alongside, for the whole life:  connection (registry, expiry, drain)   revocation   telemetry (one record)
 //! ```
 //! Each word is a room below; `pipeline` puts them in order. Types carry the
 //! proof along the path: only `verifier` makes an `identity::Identity`, only
@@ -36,6 +36,7 @@ pub mod problem;
 pub mod redis;
 pub mod relay;
 pub mod reload;
+pub mod revocation;
 pub mod route;
 pub mod secret;
 pub mod stream;

@@ -186,6 +186,7 @@ impl Reloader {
         let plans = Arc::new(built.plans);
         plans.start(&telemetry);
         self.gate.plans.store(Arc::clone(&plans));
+        self.gate.revocations.set_terms(&plans.revocation);
         old.retire(&plans);
         pipeline::judge_again(&self.gate, &old, &plans);
         telemetry.log.configure(&loaded.file.log);

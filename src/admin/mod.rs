@@ -1,5 +1,7 @@
-//! The operator's listener: metrics, health, readiness, connections, drain.
-//! Never on the main port; what changes anything needs the token.
+//! The operator's listener: metrics, health, readiness, connections, drain,
+//! revocations. Never on the main port; what changes anything needs the token.
+
+mod revoke;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -62,7 +65,7 @@ impl Admin {
     }
 
     /// Answers one request from `peer`.
-    pub fn answer<B>(&self, request: &Request<B>, peer: IpAddr) -> Answer {
+    pub async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Answer {
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             "/metrics" | "/healthz" | "/readyz" | "/connections" | JWKS if !get => {
@@ -87,6 +90,11 @@ impl Admin {
                         &json!({ "draining": true, "open": self.gate.registry.open() }),
                     )
                 }
+                Err(status) => denied(status),
+            },
+            "/revoke" if *request.method() != Method::POST => not_allowed("POST"),
+            "/revoke" => match self.may_change(request.headers()) {
+                Ok(()) => self.revoke(request.into_body()).await,
                 Err(status) => denied(status),
             },
             _ => json_answer(StatusCode::NOT_FOUND, &json!({ "error": "Not found" })),
@@ -118,7 +126,8 @@ impl Admin {
         };
         // Not a reason to be unready: that would take every replica out at once.
         let plans = self.gate.plans.load();
-        let degraded: Vec<&str> = plans.degraded().collect();
+        let revocations = self.gate.revocations.is_degraded().then_some("revocation");
+        let degraded: Vec<&str> = plans.degraded().chain(revocations).collect();
         json_answer(status, &json!({ "status": word, "degraded": degraded }))
     }
 
@@ -142,20 +151,20 @@ impl Admin {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let Some(value) = form_decoded(value) else {
-                return bad_query("is not valid form encoding");
+                return bad_request("is not valid form encoding");
             };
             match name {
                 "subject" => filter.subject = Some(value),
                 "route" => filter.route = Some(value),
                 "limit" => match value.parse() {
                     Ok(limit) if (1..=PAGE).contains(&limit) => filter.limit = limit,
-                    _ => return bad_query("limit is a number from 1 to 1000"),
+                    _ => return bad_request("limit is a number from 1 to 1000"),
                 },
                 "after" => match value.parse() {
                     Ok(after) => filter.after = after,
-                    Err(_) => return bad_query("after is the `next` of the last page"),
+                    Err(_) => return bad_request("after is the `next` of the last page"),
                 },
-                _ => return bad_query("known parameters: subject, route, limit, after"),
+                _ => return bad_request("known parameters: subject, route, limit, after"),
             }
         }
         let entries = self.gate.registry.entries();
@@ -233,7 +242,7 @@ fn not_allowed(allow: &'static str) -> Answer {
     answer
 }
 
-fn bad_query(error: &str) -> Answer {
+fn bad_request(error: &str) -> Answer {
     json_answer(StatusCode::BAD_REQUEST, &json!({ "error": error }))
 }
 

@@ -254,8 +254,8 @@ pub(super) async fn serve_admin(admin: Arc<Admin>, listener: Listener) {
         let peer = accepted.peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let answer = admin.answer(&request, peer);
-                async move { Ok::<_, Infallible>(answer) }
+                let admin = Arc::clone(&admin);
+                async move { Ok::<_, Infallible>(admin.answer(request, peer).await) }
             });
             let serving = http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -19,6 +20,7 @@ use crate::pipeline::{self, Built, Gate, Unusable};
 use crate::problem::Problem;
 use crate::relay;
 use crate::reload::Reloader;
+use crate::revocation;
 use crate::secret::Secret;
 use crate::telemetry::{Log, LogLevel, Metrics, Telemetry};
 use crate::tls;
@@ -124,6 +126,7 @@ impl App {
         }
         tasks.spawn(accept::serve_admin(Arc::clone(&admin), admin_listener));
         tasks.spawn(connection::sweep(Arc::clone(&gate.registry)));
+        tasks.spawn(revocation::keep_in_touch(Arc::clone(&gate.revocations)));
         if !options.no_reload {
             let reloader =
                 Reloader::new(Arc::clone(&gate), Arc::clone(&admin), loaded, built.files, tls);
@@ -131,8 +134,11 @@ impl App {
         }
         // Nobody waits for it: a provider may be slow, or down.
         gate.plans.load().start(&gate.telemetry);
-        admin.set_ready();
-        log.event(LogLevel::Info, "ready", &[]);
+        let mut getting_ready = Box::pin(get_ready(Arc::clone(&gate), Arc::clone(&admin)));
+        // At once, unless there is something to load.
+        if (&mut getting_ready).now_or_never().is_none() {
+            tasks.spawn(getting_ready);
+        }
         Ok(App { gate, admin, addresses, admin_address, closing, tasks })
     }
 
@@ -219,6 +225,13 @@ pub fn validate(loaded: &Loaded) -> Result<Vec<Problem>, Unusable> {
         warnings: Vec::new(),
     })?;
     build(loaded, &metrics).map(|parts| parts.built.warnings)
+}
+
+/// Who has been revoked must be known before the first client is sent here.
+async fn get_ready(gate: Arc<Gate>, admin: Arc<Admin>) {
+    gate.revocations.loaded().await;
+    admin.set_ready();
+    gate.telemetry.log.event(LogLevel::Info, "ready", &[]);
 }
 
 async fn bind(key: &'static str, written: &str, base: &Path) -> Result<Listener, StartError> {

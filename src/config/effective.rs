@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::load::Loaded;
 use crate::credential::Sources;
+use crate::revocation::RevocationConfig;
 use crate::secret::{SecretConfig, without_userinfo};
 use crate::unit::OneOrMany;
 use crate::verifier::VerifierConfig;
@@ -37,6 +38,7 @@ impl Loaded {
             named.extend([tls.cert.as_path(), tls.key.as_path()]);
         }
         named.extend(file.admin.token.as_ref().and_then(SecretConfig::file));
+        named.extend(file.revocation.iter().flat_map(RevocationConfig::files));
         named.extend(file.verifiers.values().flat_map(VerifierConfig::files));
         for route in &file.routes {
             if let Some(tls) = route.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {

@@ -12,6 +12,7 @@ use crate::credential::CredentialConfig;
 use crate::identity::IdentityConfig;
 use crate::listener::ServerConfig;
 use crate::policy::{CodesConfig, LimitsConfig, OriginsConfig, Reject, RouteLimitsConfig};
+use crate::revocation::RevocationConfig;
 use crate::secret::SecretConfig;
 use crate::telemetry::LogConfig;
 use crate::unit::OneOrMany;
@@ -36,6 +37,9 @@ pub struct FileConfig {
     /// What the upstream is told about a client.
     #[serde(default)]
     pub identity: IdentityConfig,
+    /// How long a revocation counts, and who else is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revocation: Option<RevocationConfig>,
     /// By name: who a credential belongs to.
     #[serde(default)]
     pub verifiers: BTreeMap<String, VerifierConfig>,

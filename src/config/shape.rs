@@ -94,6 +94,9 @@ const ABSENT: &[(&str, &str)] = &[
     ("server.tls", "none"),
     ("admin.token", "none"),
     ("identity.assertion", "none"),
+    ("revocation", "none"),
+    ("revocation.redis", "none"),
+    ("revocation.ca", "system"),
     ("routes.[].identity.assertion", "none"),
     ("verifiers.*.jwt.typ", "none"),
     ("verifiers.*.jwt.ca", "system"),
@@ -199,7 +202,6 @@ const PROCESS_LIMITS: [&str; 4] =
 
 /// Keys of the product that this version refuses by name.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["revocation"]),
     ("server", &["http2", "proxy_protocol"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
     ("policies.*.lifetime", &["recheck", "recheck_stale", "refresh"]),

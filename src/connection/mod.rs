@@ -11,4 +11,4 @@ pub use self::config::{LifetimeConfig, OnExpiry};
 pub use self::grounds::Grounds;
 pub use self::lifetime::{LiveLimits, SubjectLimit, Verdict};
 pub use self::registry::{Arrival, Carrier, Controlled, Entry, Place, Registry, SubjectFull};
-pub use self::sweep::{drain, sweep};
+pub use self::sweep::{close_in_turn, drain, sweep};

@@ -213,6 +213,18 @@ impl Registry {
         entries
     }
 
+    /// Every connection that `fits` and has not been asked to close. Looks at all of
+    /// them: an index would cost each connection memory for what rarely happens.
+    pub fn find_open(&self, mut fits: impl FnMut(&Entry) -> bool) -> Vec<Arc<Entry>> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let open = shard.values().filter(|entry| entry.control.requested().is_none());
+            found.extend(open.filter(|entry| fits(entry)).cloned());
+        }
+        found
+    }
+
     /// Adds to `metrics` what was relayed since the last call.
     pub fn report_traffic(&self, metrics: &Metrics) {
         metrics.report_traffic(|found| {

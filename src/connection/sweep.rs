@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::registry::Registry;
+use super::registry::{Entry, Registry};
 use crate::clock::{self, Ticker};
 use crate::close::Reason;
 
@@ -19,6 +19,17 @@ pub async fn sweep(registry: Arc<Registry>) {
         let ticks = now.duration_since(start).as_millis() / Ticker::PERIOD.as_millis();
         // Ticks are compared by wrapping difference, so 34 years may pass.
         registry.sweep(clock::unix_millis(), ticks as u32);
+    }
+}
+
+/// Closes `entries` for `reason`, some at a time: each closing wakes its connection,
+/// and nobody else should have to wait for all of them.
+pub async fn close_in_turn(entries: Vec<Arc<Entry>>, reason: Reason) {
+    const TURN: usize = 64;
+    for turn in entries.chunks(TURN) {
+        turn.iter().for_each(|entry| entry.close(reason));
+        // Behind those that were woken, and behind whoever has waited meanwhile.
+        tokio::task::yield_now().await;
     }
 }
 

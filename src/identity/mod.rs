@@ -85,7 +85,7 @@ pub struct Proof {
     pub session: Option<String>,
     /// `jti`.
     pub token_id: Option<String>,
-    /// `iat` in Unix seconds.
+    /// `iat` in Unix seconds; of what another keeps, when that one was asked.
     pub issued_at: Option<UnixSeconds>,
     /// When the credential ends, in Unix seconds, before any leeway.
     pub expires: Option<UnixSeconds>,
@@ -189,7 +189,8 @@ impl Identity {
         self.token_id.as_deref()
     }
 
-    /// When the credential was issued, in Unix seconds.
+    /// When the credential was issued, or who keeps it was asked, in Unix seconds:
+    /// a revocation of the subject is about what is older.
     pub fn issued_at(&self) -> Option<UnixSeconds> {
         self.issued_at
     }

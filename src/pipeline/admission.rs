@@ -138,6 +138,7 @@ fn admit_by(
         metrics: &plan.metrics,
         grounds,
     });
+    exchange.gate.revocations.judge(identity, place.entry().opened)?;
     let permit = match decide(rule, Arc::clone(identity), &variables, clock::unix_now()) {
         Decision::Allow(permit) => permit,
         Decision::Deny(denial) => return Err(denial.reason),

@@ -18,6 +18,7 @@ use crate::handshake::TrustedProxies;
 use crate::identity::{self, Assertion, IdentityConfig, IdentityHeaders, Spoofed};
 use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, RateLimiter, Rule};
 use crate::problem::Problem;
+use crate::revocation::Terms;
 use crate::route::{RoutePattern, Router};
 use crate::telemetry::{Metrics, Redactor, RouteMetrics};
 use crate::unit::OneOrMany;
@@ -67,10 +68,13 @@ pub fn build(
     let assertion = builder.assertion("identity", &loaded.file.identity);
     let parts = Parts { verifiers: &verifiers, policies: &policies, assertion: assertion.as_ref() };
     let routes = builder.routes(&parts, metrics);
+    let before = before.map(|plans| &plans.revocation);
+    let terms = Terms::or_new(before, loaded.file.revocation.as_ref(), &loaded.base);
+    let revocation = builder.take("revocation", terms);
     let Builder { problems, warnings, files, .. } = builder;
-    if !problems.is_empty() {
+    let Some(revocation) = revocation.filter(|_| problems.is_empty()) else {
         return Err(Unusable { problems, warnings });
-    }
+    };
     let proxies = TrustedProxies {
         networks: loaded.file.server.trusted_proxies.clone(),
         forwarded_host: loaded.file.server.trust_forwarded_host,
@@ -87,6 +91,7 @@ pub fn build(
         proxies,
         redactor: Arc::new(redactor),
         limits: loaded.file.limits.clone(),
+        revocation,
         drain_delay: loaded.file.server.drain_delay.0,
         drain: loaded.file.server.drain.0,
     };

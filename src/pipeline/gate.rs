@@ -16,6 +16,7 @@ use crate::close::Reason;
 use crate::connection::Registry;
 use crate::handshake::Fault;
 use crate::policy::{self, IpKey};
+use crate::revocation::Revocations;
 use crate::telemetry::Telemetry;
 
 /// The state that every connection works under.
@@ -26,6 +27,8 @@ pub struct Gate {
     pub registry: Arc<Registry>,
     /// The coarse clock of the relays.
     pub ticker: Arc<Ticker>,
+    /// Who is no longer welcome.
+    pub revocations: Arc<Revocations>,
     /// Where lines go, and what is counted.
     pub telemetry: Arc<Telemetry>,
     /// All connections, and those before the permit.
@@ -43,9 +46,13 @@ impl Gate {
     /// A gate that admits under `plans`.
     pub fn new(plans: Plans, telemetry: Arc<Telemetry>) -> Gate {
         let ticker = Arc::new(Ticker::default());
+        let registry = Registry::new(Arc::clone(&ticker));
+        let terms = Arc::clone(&plans.revocation);
+        let revocations = Revocations::new(terms, Arc::clone(&registry), Arc::clone(&telemetry));
         Gate {
             plans: ArcSwap::from_pointee(plans),
-            registry: Registry::new(Arc::clone(&ticker)),
+            registry,
+            revocations,
             ticker,
             telemetry,
             counts: Arc::default(),

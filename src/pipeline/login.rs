@@ -30,6 +30,7 @@ use crate::handshake::Host;
 use crate::identity::Identity;
 use crate::relay::frame::{Opcode, encode_frame};
 use crate::relay::{Endpoint, EndpointError, FirstMessage, Tap, TapVerdict, Watch};
+use crate::revocation::Revocations;
 use crate::secret::Secret;
 use crate::stream::Stream;
 use crate::telemetry::Record;
@@ -248,6 +249,7 @@ struct Followed {
 struct Judge {
     plan: Arc<super::plan::Plan>,
     identity: Arc<Identity>,
+    revocations: Arc<Revocations>,
     upgrade: Upgrade,
     /// What a `rewrite` sees besides the message; nothing if there is none.
     variables: Variables,
@@ -277,6 +279,7 @@ impl LoginTap {
         let judge = Judge {
             plan: Arc::clone(&exchange.plan),
             identity: Arc::clone(identity),
+            revocations: Arc::clone(&exchange.gate.revocations),
             upgrade: Upgrade {
                 host: exchange.host.clone(),
                 path: exchange.opening.path.as_str().into(),
@@ -347,7 +350,9 @@ impl Judge {
             headers: &HeaderMap::new(),
         };
         match chain.verify(&credential, &occasion, clock::unix_now()).await.result {
-            Ok(proven) if proven.is_same(&self.identity) => Ok(()),
+            Ok(proven) if proven.is_same(&self.identity) => {
+                self.revocations.judge(&proven, clock::unix_millis())
+            }
             Ok(_) => Err(Reason::Forbidden),
             Err(VerifyError::Rejected(reason)) => Err(reason),
             Err(VerifyError::Unavailable(_)) => Err(Reason::VerifierUnavailable),

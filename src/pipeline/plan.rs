@@ -15,6 +15,7 @@ use crate::handshake::TrustedProxies;
 use crate::identity::{Assertion, IdentityHeaders, Spoofed};
 use crate::policy::{LimitsConfig, Origins, RateLimiter, Reject, Rule};
 use crate::relay::frame::{Opcode, encode_frame};
+use crate::revocation::Terms;
 use crate::route::Router;
 use crate::telemetry::{Redactor, RouteMetrics, Telemetry};
 use crate::upstream::{Endpoint, HttpClient};
@@ -36,6 +37,8 @@ pub struct Plans {
     pub redactor: Arc<Redactor>,
     /// The limits that apply before a route is known.
     pub limits: LimitsConfig,
+    /// How long revocations count, and where they are shared.
+    pub revocation: Arc<Terms>,
     /// `server.drain_delay`.
     pub drain_delay: Duration,
     /// `server.drain`.

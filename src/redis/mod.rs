@@ -6,6 +6,7 @@
 //! or a value.
 
 mod bound;
+mod channel;
 mod url;
 
 use std::io;
@@ -24,6 +25,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use self::bound::Bounded;
+pub use self::channel::Channel;
 pub use self::url::UrlError;
 use self::url::{Address, Location};
 use crate::dial;
@@ -238,7 +240,33 @@ impl Redis {
         }
     }
 
+    /// Listens to `channel`, on a connection of its own.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn listen(&self, channel: &str) -> Result<Channel, RedisError> {
+        let opening = async {
+            // A message that is too large ends the connection, as anything odd does.
+            let stream = self.stream(&Arc::default()).await?;
+            Channel::open(stream, &self.login(), channel, self.timeout).await
+        };
+        tokio::time::timeout(self.timeout, opening).await.unwrap_or(Err(RedisError::TimedOut))
+    }
+
     async fn dial(&self) -> Result<Live, RedisError> {
+        // `ask` has the time; the crate's own half second would cut it short.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let too_large = Arc::default();
+        let stream = self.stream(&too_large).await?;
+        let connecting =
+            MultiplexedConnection::new_with_config(&self.login(), stream, config).await;
+        let (connection, driver) = connecting.map_err(|error| refused(&error))?;
+        Ok(Live { connection, driver: tokio::spawn(driver), too_large })
+    }
+
+    /// A new connection, of which nothing has been said yet.
+    /// `too_large` tells whether an answer was more than may be read.
+    async fn stream(&self, too_large: &Arc<AtomicBool>) -> Result<Bounded, RedisError> {
         let unreachable = |error: io::Error| RedisError::Unreachable(error.kind());
         let stream = match &self.location.address {
             Address::Unix(path) => {
@@ -258,19 +286,7 @@ impl Redis {
                 }
             }
         };
-        // `ask` has the time; the crate's own half second would cut it short.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let too_large = Arc::default();
-        let stream = Bounded::new(stream, ANSWER_BYTES, Arc::clone(&too_large));
-        let connecting =
-            MultiplexedConnection::new_with_config(&self.login(), stream, config).await;
-        let (connection, driver) =
-            connecting.map_err(|error| match (error.kind(), error.code()) {
-                (ErrorKind::AuthenticationFailed, _) => RedisError::Refused("the login".into()),
-                (_, Some(code)) => RedisError::Refused(known_code(code)),
-                (_, None) => broken(&error),
-            })?;
-        Ok(Live { connection, driver: tokio::spawn(driver), too_large })
+        Ok(Bounded::new(stream, ANSWER_BYTES, Arc::clone(too_large)))
     }
 
     fn login(&self) -> RedisConnectionInfo {
@@ -283,6 +299,15 @@ impl Redis {
             login = login.set_password(password);
         }
         login
+    }
+}
+
+/// Why a new connection cannot be used, without the text of the error.
+fn refused(error: &::redis::RedisError) -> RedisError {
+    match (error.kind(), error.code()) {
+        (ErrorKind::AuthenticationFailed, _) => RedisError::Refused("the login".into()),
+        (_, Some(code)) => RedisError::Refused(known_code(code)),
+        (_, None) => broken(error),
     }
 }
 

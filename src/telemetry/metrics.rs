@@ -33,6 +33,7 @@ pub struct Metrics {
     families: Families,
     auth_duration: HistogramVec,
     key_refreshes: IntCounterVec,
+    revocations: IntCounterVec,
     config_reloads: IntCounterVec,
     config_last_reload_successful: IntGauge,
     routes: Mutex<HashMap<String, Arc<RouteMetrics>>>,
@@ -91,6 +92,12 @@ impl Metrics {
             "Fetches of the keys of an issuer, by outcome (success, failure).",
             &["verifier", "outcome"],
         )?;
+        let revocations = counter(
+            &registry,
+            "sockgate_revocations_total",
+            "Revocations that were learnt of, by source (admin, redis = another replica).",
+            &["source"],
+        )?;
         let config_reloads = counter(
             &registry,
             "sockgate_config_reloads_total",
@@ -115,6 +122,7 @@ impl Metrics {
             families,
             auth_duration,
             key_refreshes,
+            revocations,
             config_reloads,
             config_last_reload_successful,
             routes: Mutex::default(),
@@ -173,6 +181,16 @@ impl Metrics {
     pub fn key_refresh(&self, verifier: &str, succeeded: bool) {
         let outcome = if succeeded { "success" } else { "failure" };
         add(&self.key_refreshes, &[verifier, outcome], 1);
+    }
+
+    /// Shows the revocations from `source` before there were any.
+    pub fn expect_revocations(&self, source: &'static str) {
+        add(&self.revocations, &[source], 0);
+    }
+
+    /// `count` revocations were learnt of from `source`.
+    pub fn revocations(&self, source: &'static str, count: usize) {
+        add(&self.revocations, &[source], count as u64);
     }
 
     /// The configuration was read again.

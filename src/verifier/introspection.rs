@@ -172,7 +172,8 @@ impl Asker {
             issuer: text("iss"),
             session: text("sid"),
             token_id: text("jti"),
-            issued_at: times.issued_at,
+            // Without `iat`, when the server was asked.
+            issued_at: times.issued_at.or(Some(now)),
             expires: times.expires,
             leeway: 0,
             claims: Value::Object(claims).to_string().into(),

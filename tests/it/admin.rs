@@ -27,6 +27,7 @@ const METRICS: &[(&str, &[&str])] = &[
     ("sockgate_closes_total", &["route", "initiator", "code"]),
     ("sockgate_connection_duration_seconds_count", &["route"]),
     ("sockgate_http_requests_total", &["route", "status"]),
+    ("sockgate_revocations_total", &["source"]),
     ("sockgate_config_reloads_total", &["outcome"]),
     ("sockgate_config_last_reload_successful", &[]),
     ("sockgate_build_info", &["version"]),

@@ -24,6 +24,7 @@ mod recipes;
 mod refusals;
 mod relay;
 mod reload;
+mod revocation;
 mod sessions;
 mod strict_http;
 mod support;

@@ -302,8 +302,12 @@ fn answers_that_no_provider_should_give_are_no_keys() {
         let error = line["error"].as_str().expect("an error");
         assert!(error.contains(expected), "{what}: {error}");
         assert_eq!(degraded(&gate), json!(["app"]), "{what}");
-        let forged = Token::of("alice").header("kid", "k").sign_with(&[0; 32]);
-        is(says(&gate, "/ws/a", &forged), UNAVAILABLE, what);
+        let forged = |algorithm: &str| {
+            Token::of("alice").header("kid", "k").header("alg", algorithm).sign_with(&[0; 32])
+        };
+        is(says(&gate, "/ws/a", &forged("ES256")), UNAVAILABLE, what);
+        // No published key would ever verify this one.
+        is(says(&gate, "/ws/b", &forged("HS256")), INVALID, what);
     }
     assert_eq!(target.asked(), 0, "a redirect was followed");
     upstream.saw_nothing();
@@ -318,7 +322,7 @@ fn a_provider_that_hangs_holds_up_neither_the_start_nor_other_routes() {
     let jwt = format!("jwks_url: \"{}/keys\", audience: any, timeout: 1s", hanging.url());
     let gate = Gate::start(&config(&jwt, &upstream.ws()));
     let began = Instant::now();
-    let shape = Token::of("alice").header("kid", "k").sign();
+    let shape = Token::of("alice").header("kid", "k").header("alg", "ES256").sign();
     std::thread::scope(|scope| {
         for _ in 0..20 {
             scope.spawn(|| {

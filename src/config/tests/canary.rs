@@ -12,6 +12,8 @@ admin:
   token: §
 limits:
   connections: 5
+revocation:
+  redis: redis://:§@redis.internal/0
 verifiers:
   app:
     jwt:
@@ -58,7 +60,8 @@ fn outputs(text: &str, environment: &[(&str, &str)]) -> String {
             });
             let secrets: Vec<_> = secrets.collect();
             let (admin, warnings) = (&loaded.file.admin, &loaded.warnings);
-            format!("{}{admin:?}{secrets:?}{warnings:?}", loaded.effective())
+            let revocation = &loaded.file.revocation;
+            format!("{}{admin:?}{revocation:?}{secrets:?}{warnings:?}", loaded.effective())
         }
         Err(error) => format!("{error}\n{error:?}"),
     }

@@ -36,10 +36,9 @@ routes: [{ name: x }]
 ", &["routes[0].path: is required", "routes[0].policy: is required", "server: is required"]),
     ("no route", "HEAD routes: []", &["routes: needs at least one route: without one everything is 404"]),
     ("no key alike", "HEAD ROUTE zzz: 1", &[
-        "zzz: unknown key (known: server, admin, log, limits, identity, verifiers, policies, routes)"]),
+        "zzz: unknown key (known: server, admin, log, limits, identity, revocation, verifiers, policies, routes)"]),
     ("keys of later versions", "
 server: { listen: ':80', http2: true, proxy_protocol: false, tls: { cert: a, key: b, client_ca: c } }
-revocation: none
 verifiers:
   app: { jwt: { jwks_url: 'https://x', timeout: 3s } }
 policies:
@@ -57,7 +56,6 @@ routes:
         "policies.m.credentials[1].message.format: unknown value \"nats\"; this version does not have it yet",
         "policies.m.lifetime.recheck: unknown key \"recheck\"; this version does not have it yet",
         "policies.m.lifetime.refresh: unknown key \"refresh\"; this version does not have it yet",
-        "revocation: unknown key \"revocation\"; this version does not have it yet",
         "routes[0].backchannel_logout: unknown key \"backchannel_logout\"; this version does not have it yet",
         "routes[0].policy: is required",
         "routes[1].upstream.frames: unknown key \"frames\"; this version does not have it yet",

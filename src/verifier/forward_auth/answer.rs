@@ -65,7 +65,8 @@ impl Judge {
             issuer: None,
             session: None,
             token_id: None,
-            issued_at: None,
+            // When the endpoint was asked.
+            issued_at: Some(now),
             expires: expiry(&answer.headers, now),
             leeway: 0,
             claims: claims.into(),

@@ -183,9 +183,12 @@ impl Findings<'_> {
                                {django: {secrets: …}}";
                 self.problem("value", message);
             }
-            ValueConfig::Named(ValueFormat::String) if config.key == "credential" && !cookie => {
-                let message = "with `value: string` and no prefix in `key`, a client becomes \
-                               whatever any key of this Redis holds; e.g. '\"sess:\" + credential'";
+            ValueConfig::Named(ValueFormat::String | ValueFormat::Hash)
+                if config.key.trim() == "credential" && !cookie =>
+            {
+                let message = "with `value: string` or `hash` and no prefix in `key`, a client \
+                               becomes whatever any key of this Redis holds; e.g. \
+                               '\"sess:\" + credential'";
                 self.warnings.push(Problem::new("key", message));
             }
             _ => {}

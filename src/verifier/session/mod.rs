@@ -239,7 +239,8 @@ impl Rules {
             issuer: None,
             session: found.id,
             token_id: None,
-            issued_at: None,
+            // When the store was asked: what it said then, it may not say later.
+            issued_at: Some(now),
             expires,
             leeway: 0,
             claims: Value::Object(claims).to_string().into(),

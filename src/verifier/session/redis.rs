@@ -80,7 +80,10 @@ impl RedisStore {
             Ok(answers) => Ok(Some(answers)),
             // A client can name any key; this is one of another kind.
             Err(RedisError::Refused(code)) if &*code == "WRONGTYPE" => Ok(None),
-            Err(RedisError::TooLarge) => Err(Reason::InvalidCredential.into()),
+            // Of a string no more was asked for: what gives more is no Redis.
+            Err(RedisError::TooLarge) if matches!(self.reading, Reading::Hash) => {
+                Err(Reason::InvalidCredential.into())
+            }
             Err(error) => Err(unavailable(&error).into()),
         }
     }

@@ -303,3 +303,16 @@ fn the_database_is_no_file_whose_change_is_a_reload() {
         serde_json::from_value(json!({ "store": "sqlite:app.db" })).unwrap();
     assert_eq!(config.files().count(), 0);
 }
+
+#[test]
+fn a_key_of_redis_without_a_prefix_deserves_a_look() {
+    let warns = |value: &str, key: &str| {
+        let written = json!({ "store": "redis://h", "value": value, "key": key, "subject": "'a'" });
+        let config = serde_json::from_value(written).unwrap();
+        !build("sessions", &config, Path::new("/")).ok().unwrap().warnings.is_empty()
+    };
+    assert!(warns("string", "credential"));
+    assert!(warns("hash", " credential "));
+    assert!(!warns("hash", "'sess:' + credential"));
+    assert!(!warns("json", "credential"));
+}

@@ -61,7 +61,7 @@ impl PostgresServer {
         assert!(done.success(), "initdb: {done}");
         let mut settings = format!(
             "listen_addresses = '{}'\nport = {}\nunix_socket_directories = '{}'\nfsync = off\n\
-             max_connections = 20\n",
+             max_connections = 40\n",
             address.ip(),
             address.port(),
             directory.path().display()

@@ -26,8 +26,6 @@ use crate::clock::UnixSeconds;
 
 /// How many connections there are at most.
 const CONNECTIONS: usize = 4;
-/// The largest answer that is read: a row, and what comes around it.
-const ANSWER_BYTES: usize = VALUE_BYTES + (64 << 10);
 
 /// Sessions in one database.
 pub(super) struct PostgresStore {
@@ -138,7 +136,7 @@ impl PostgresStore {
 
     async fn open(&self) -> Result<Open, Unavailable> {
         let stream = self.location.dial().await?;
-        let stream = Bounded::new(stream, ANSWER_BYTES);
+        let stream = Bounded::new(stream, VALUE_BYTES);
         let (client, connection) =
             self.location.login.connect_raw(stream, NoTls).await.map_err(|error| said(&error))?;
         let driver = Driver(tokio::spawn(async move {
