@@ -22,7 +22,14 @@ pub enum Stream {
     TlsServer(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     /// TLS that sockgate starts.
     TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    /// One of those above in the form of another protocol.
+    Other(Box<dyn Duplex>),
 }
+
+/// Anything that is read and written.
+pub trait Duplex: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin> Duplex for S {}
 
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
@@ -31,6 +38,7 @@ macro_rules! each {
             Stream::Unix($stream) => $call,
             Stream::TlsServer($stream) => $call,
             Stream::TlsClient($stream) => $call,
+            Stream::Other($stream) => $call,
         }
     };
 }
@@ -68,6 +76,7 @@ impl AsyncWrite for Stream {
             Stream::Unix(stream) => stream.is_write_vectored(),
             Stream::TlsServer(stream) => stream.is_write_vectored(),
             Stream::TlsClient(stream) => stream.is_write_vectored(),
+            Stream::Other(stream) => stream.is_write_vectored(),
         }
     }
 

@@ -53,7 +53,7 @@ pub(super) async fn serve(
                 tokio::spawn(serving.run(accepted));
             }
             Err(reason) => {
-                let peer = accepted.peer;
+                let peer = accepted.peer.map(|peer| peer.ip());
                 Record::open(&gate.telemetry, &"-".into(), peer).refused(
                     reason,
                     reason.status().as_u16(),
@@ -85,18 +85,28 @@ struct Serving {
 impl Serving {
     async fn run(self, accepted: Accepted) {
         let Serving { gate, slots, acceptor, closing } = self;
-        let limits = gate.plans.load().limits.clone();
+        let mut accepted = accepted;
+        let plans = gate.plans.load();
+        let limits = plans.limits.clone();
         let header_timeout = limits.header_timeout.limit();
-        let peer = accepted.peer;
+        let mut peer = accepted.peer.map(|peer| peer.ip());
+        let mut ends = if plans.tells_ends { accepted.ends() } else { None };
+        let announced = plans.announces(peer);
+        drop(plans);
+        if announced {
+            let reading = Box::pin(accepted.read_announcement());
+            match within(header_timeout, reading).await {
+                Some(Ok(told)) => ends = told.or(ends),
+                Some(Err(_)) | None => {
+                    return say_silent(&gate, peer, "a trusted proxy without a PROXY header");
+                }
+            }
+            peer = accepted.peer.map(|peer| peer.ip());
+        }
         let (stream, tls) = match (accepted.stream, acceptor) {
             (Stream::Tcp(tcp), Some(acceptor)) => {
                 let accepting = Box::pin(acceptor.accept(tcp));
-                let accepted = match header_timeout {
-                    Some(limit) => {
-                        tokio::time::timeout(limit, accepting).await.ok().and_then(Result::ok)
-                    }
-                    None => accepting.await.ok(),
-                };
+                let accepted = within(header_timeout, accepting).await.and_then(Result::ok);
                 // A peer that does not speak TLS can be told nothing.
                 let Some(stream) = accepted else {
                     return say_silent(&gate, peer, "a connection without a TLS handshake");
@@ -110,7 +120,7 @@ impl Serving {
             write_stall: limits.http_body_timeout.limit(),
         };
         let (mut guard, fault) = HeadGuard::new(stream, guard_limits);
-        let link = Arc::new(Link::new(peer, tls, fault, slots));
+        let link = Arc::new(Link::new(peer, ends, tls, fault, slots));
         // Most upgrades are answered without hyper.
         let answered = match guard.waiting_upgrade().await {
             // Boxed, as all that is large: a task is moved when it is spawned.
@@ -135,6 +145,14 @@ impl Serving {
             // Boxed, as the TLS handshake: few connections end in this way.
             None => Box::pin(linger(stream)).await,
         }
+    }
+}
+
+/// What comes of it in time, if there is a limit.
+async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
+        None => Some(future.await),
     }
 }
 
@@ -251,7 +269,7 @@ pub(super) async fn serve_admin(admin: Arc<Admin>, listener: Listener) {
     loop {
         let accepted = listener.accept().await;
         let admin = Arc::clone(&admin);
-        let peer = accepted.peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let peer = accepted.peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip());
         tokio::spawn(async move {
             let service = service_fn(|request| {
                 let admin = Arc::clone(&admin);

@@ -59,6 +59,8 @@ fn every(host: &str, other: &str) -> bool {
 pub(super) struct Endpoint {
     /// Whether the scheme carries upgrades.
     pub(super) upgrades: bool,
+    /// Whether the server speaks neither WebSocket nor HTTP.
+    pub(super) raw: bool,
     /// Whether the scheme is TLS.
     pub(super) tls: bool,
     pub(super) address: Address,
@@ -75,15 +77,12 @@ pub(super) enum Address {
 impl Endpoint {
     /// Never repeats the URL in an error: it may hold a password.
     pub(super) fn parse(url: &str) -> Result<Endpoint, String> {
-        const SCHEMES: [&str; 6] = ["ws", "wss", "http", "https", "ws+unix", "http+unix"];
+        const RAW: [&str; 3] = ["tcp", "tls", "unix"];
+        const SCHEMES: [&str; 9] =
+            ["ws", "wss", "http", "https", "ws+unix", "http+unix", RAW[0], RAW[1], RAW[2]];
         let form = || format!("expected a URL that begins with {}", SCHEMES.join(":, ") + ":");
         let (scheme, rest) = url.split_once(':').ok_or_else(form)?;
         let scheme = scheme.to_ascii_lowercase();
-        if ["tcp", "tls", "unix"].contains(&scheme.as_str()) {
-            return Err(format!(
-                "raw upstreams ({scheme}:) are unknown; this version does not have them yet"
-            ));
-        }
         if !SCHEMES.contains(&scheme.as_str()) {
             return Err(form());
         }
@@ -93,30 +92,38 @@ impl Endpoint {
         if rest.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\') {
             return Err("a URL has no spaces, control characters or backslashes".to_owned());
         }
-        let upgrades = scheme.starts_with("ws");
-        if scheme.ends_with("+unix") {
+        let raw = RAW.contains(&scheme.as_str());
+        let upgrades = raw || scheme.starts_with("ws");
+        if scheme.ends_with("unix") {
             let path = rest.strip_prefix("//").unwrap_or(rest);
             return match Path::new(path).is_absolute() && path != "/" {
-                true => Ok(Endpoint { upgrades, tls: false, address: Address::Unix(path.into()) }),
+                true => {
+                    let address = Address::Unix(path.into());
+                    Ok(Endpoint { upgrades, raw, tls: false, address })
+                }
                 false => Err(format!("expected {scheme}:/path/to.sock")),
             };
         }
-        let tls = matches!(scheme.as_str(), "wss" | "https");
+        let tls = matches!(scheme.as_str(), "wss" | "https" | "tls");
         let rest =
             rest.strip_prefix("//").ok_or_else(|| format!("expected {scheme}://host:port"))?;
         let authority = rest.split('/').next().unwrap_or_default();
         if authority.contains('@') {
             return Err("a user or password has no meaning here: leave it out".to_owned());
         }
+        if raw && rest.contains('/') {
+            return Err("the URL of a raw server has no path".to_owned());
+        }
         let (host, port) = split_port(authority);
         let port = match port {
+            None if raw => return Err(format!("needs a port: {scheme}://host:port")),
             None => Some(if tls { 443 } else { 80 }),
             Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => port.parse().ok(),
             Some(_) => None,
         };
         let port = port.filter(|port| *port != 0).ok_or("the port must be 1 to 65535")?;
         let host = self::host(host).ok_or("the host is missing or not a host name or address")?;
-        Ok(Endpoint { upgrades, tls, address: Address::Tcp(this_host(host), port) })
+        Ok(Endpoint { upgrades, raw, tls, address: Address::Tcp(this_host(host), port) })
     }
 }
 
@@ -203,6 +210,8 @@ mod tests {
         assert_eq!(address("ws://app"), address("http://APP:80/x"));
         assert_eq!(address("wss://app"), address("https://app:443"));
         assert_eq!(address("ws+unix:/run/a.sock"), address("http+unix:///run/a.sock"));
+        assert_eq!(address("unix:/run/a.sock"), address("http+unix:///run/a.sock"));
+        assert_eq!(address("tcp://localhost:3000"), own);
     }
 
     #[test]
@@ -224,7 +233,9 @@ mod tests {
             "ws://[hunter2]",
             "ws://::1:80",
             "ws+unix:hunter2",
-            "tcp://hunter2:1",
+            "tcp://hunter2",
+            "tls://hunter2:1/",
+            "unix:hunter2",
         ] {
             let message = Endpoint::parse(bad).unwrap_err();
             assert!(!message.contains("hunter2"), "{bad}: {message}");

@@ -115,6 +115,12 @@ fn server(file: &FileConfig, findings: &mut Findings) {
     if server.threads > MOST_THREADS {
         findings.problem("server.threads", format!("must be at most {MOST_THREADS}"));
     }
+    if server.trusted_proxies.is_empty() && server.proxy_protocol {
+        findings.warning(
+            "server.proxy_protocol",
+            "has no effect: server.trusted_proxies is empty, and nobody else's header is read",
+        );
+    }
     if server.trusted_proxies.is_empty() && server.trust_forwarded_host {
         findings.warning(
             "server.trust_forwarded_host",

@@ -43,12 +43,7 @@ pub(super) fn check(file: &FileConfig, findings: &mut Findings) {
         endpoints.push(upstream(&path, route, access, findings));
         tickets::check(&path, route, file, findings);
         route_limits(&format!("{path}.limits"), &route.limits, file, findings);
-        if route.allow_any_origin {
-            findings.warning(
-                format!("{path}.allow_any_origin"),
-                "has no effect: only a raw upstream needs it",
-            );
-        }
+        raw(&path, route, access, endpoints.last().and_then(Option::as_ref), file, findings);
         unreachable(&path, index, file, findings);
     }
     exposed(file, &endpoints, findings);
@@ -113,12 +108,48 @@ fn upstream(
     let endpoint = match Endpoint::parse(&upstream.url) {
         Ok(endpoint) => Some(endpoint),
         Err(message) => {
-            findings.problem(if upstream.tls.is_some() { &table } else { &path }, message);
+            let is_table = upstream.tls.is_some() || upstream.raw_keys().next().is_some();
+            findings.problem(if is_table { &table } else { &path }, message);
             None
         }
     };
     tls(&path, upstream, endpoint.as_ref(), findings);
     endpoint
+}
+
+/// Any web page can open a WebSocket to a server that asks for nothing, and speak its
+/// protocol.
+fn raw(
+    path: &str,
+    route: &RouteConfig,
+    access: Access,
+    endpoint: Option<&Endpoint>,
+    file: &FileConfig,
+    findings: &mut Findings,
+) {
+    let is_raw = endpoint.is_some_and(|endpoint| endpoint.raw);
+    if let (Some(upstream), Some(_), false) = (&route.upstream, endpoint, is_raw) {
+        for key in upstream.raw_keys() {
+            findings.problem(
+                format!("{path}.upstream.{key}"),
+                "is only for raw upstreams: tcp:, tls: and unix:",
+            );
+        }
+    }
+    let origins = file.policies.get(&route.policy).and_then(|policy| policy.origins.as_ref());
+    let any = origins.is_some_and(|origins| origins.0.iter().any(|origin| origin == "any"));
+    match (is_raw && (access == Access::Open || any), route.allow_any_origin) {
+        (true, false) => findings.problem(
+            format!("{path}.upstream"),
+            "any web page could speak to this raw server: use a policy with credentials and \
+             origins, or write `allow_any_origin: true`",
+        ),
+        (false, true) => findings.warning(
+            format!("{path}.allow_any_origin"),
+            "has no effect: only a raw upstream that any web page could reach needs it",
+        ),
+        (true, true) | (false, false) => {}
+    }
 }
 
 fn tls(
@@ -129,7 +160,7 @@ fn tls(
 ) {
     let Some(UpstreamTlsConfig { client_cert, client_key, .. }) = &upstream.tls else { return };
     if endpoint.is_some_and(|endpoint| !endpoint.tls) {
-        findings.problem(format!("{path}.tls"), "is only for wss: and https: upstreams");
+        findings.problem(format!("{path}.tls"), "is only for wss:, https: and tls: upstreams");
     }
     match (client_cert, client_key) {
         (Some(_), None) => {

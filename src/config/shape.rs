@@ -109,6 +109,8 @@ const ABSENT: &[(&str, &str)] = &[
     ("policies.*.require", "none"),
     ("policies.*.reject_message", "none"),
     ("policies.*.accept_message", "none"),
+    ("routes.[].upstream.proxy_protocol", "none"),
+    ("routes.[].upstream.preamble", "none"),
     ("routes.[].upstream.tls.ca", "system"),
     ("routes.[].upstream.tls.client_cert", "none"),
     ("routes.[].upstream.tls.client_key", "none"),
@@ -202,14 +204,14 @@ const PROCESS_LIMITS: [&str; 4] =
 
 /// Keys of the product that this version refuses by name.
 const LATER: &[(&str, &[&str])] = &[
-    ("server", &["http2", "proxy_protocol"]),
+    ("server", &["http2"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
     ("policies.*.lifetime", &["recheck", "recheck_stale", "refresh"]),
     ("policies.*.credentials.[]", &["client_cert", "dial"]),
     ("policies.*.credentials.[].message", &["dial"]),
     ("policies.*", &["dial"]),
     ("routes.[]", &["backchannel_logout", "dial"]),
-    ("routes.[].upstream", &["frames", "proxy_protocol", "preamble", "dial"]),
+    ("routes.[].upstream", &["dial"]),
 ];
 
 fn is_later_word(path: &KeyPath, word: &str) -> bool {

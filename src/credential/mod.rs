@@ -24,7 +24,7 @@ pub use self::config::{
 use self::cookie::CookieSource;
 use self::header::HeaderSource;
 pub use self::message::{
-    Follower, Forwarded, LoginMessage, MessageSource, Progress, Refusal, Sight,
+    Follower, Forwarded, LoginMessage, MessageSource, Progress, Refusal, Sight, harmless_text,
 };
 use self::query::QuerySource;
 pub use self::query::without_parameter;

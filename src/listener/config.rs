@@ -24,6 +24,9 @@ pub struct ServerConfig {
     /// Whether X-Forwarded-Host of a trusted proxy selects the route and feeds `origins: same`.
     #[serde(default)]
     pub trust_forwarded_host: bool,
+    /// Whether trusted proxies begin each connection with a header of the PROXY protocol.
+    #[serde(default)]
+    pub proxy_protocol: bool,
     /// On drain: unready at once, still admitting this long.
     #[serde(default = "drain_delay")]
     pub drain_delay: Span,

@@ -1,10 +1,11 @@
 //! Accepts byte streams and says who is at the other end: TCP, Unix sockets,
-//! TLS on top of TCP. What the bytes mean is not this room's business.
+//! TLS on top of TCP, proxies that speak for others. What the bytes mean is not this room's business.
 
+mod announced;
 mod config;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 
 pub use self::config::{ServerConfig, ServerTlsConfig};
+use crate::proxy_protocol::Ends;
 use crate::stream::Stream;
 
 /// Where to listen, as parsed from `server.listen`.
@@ -60,7 +62,21 @@ pub struct Accepted {
     /// The stream, before any TLS.
     pub stream: Stream,
     /// The address of the peer; none for a Unix socket.
-    pub peer: Option<IpAddr>,
+    pub peer: Option<SocketAddr>,
+}
+
+impl Accepted {
+    /// The two ends of the connection; none for a Unix socket.
+    pub fn ends(&self) -> Option<Ends> {
+        match &self.stream {
+            Stream::Tcp(stream) => {
+                Some(Ends { client: self.peer?, server: stream.local_addr().ok()? })
+            }
+            Stream::Unix(_) | Stream::TlsServer(_) | Stream::TlsClient(_) | Stream::Other(_) => {
+                None
+            }
+        }
+    }
 }
 
 impl Listener {
@@ -112,7 +128,7 @@ impl Listener {
             let accepted = match &self.socket {
                 Socket::Tcp(socket) => socket.accept().await.map(|(stream, peer)| Accepted {
                     stream: Stream::Tcp(stream),
-                    peer: Some(peer.ip()),
+                    peer: Some(peer),
                 }),
                 Socket::Unix(socket, _) => socket
                     .accept()

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::plan::{Access, Plan, Plans, Upstream};
+use super::raw::Raw;
 use crate::config::{FileConfig, Loaded, PolicyConfig, RouteConfig, key_path};
 use crate::connection::{LiveLimits, SubjectLimit};
 use crate::credential::Sources;
@@ -83,8 +84,12 @@ pub fn build(
     let redactor = Redactor::new(credential_names(&loaded.file, policies.values()));
     let assertions = routes.iter().filter_map(|(_, plan)| plan.assertion.as_deref());
     let jwks = identity::jwks(assertion.as_deref().into_iter().chain(assertions));
+    let raws = routes.iter().filter_map(|(_, plan)| plan.raw.as_ref());
+    let tells_ends = raws.into_iter().any(Raw::tells_ends);
     let plans = Plans {
         jwks,
+        tells_ends,
+        proxy_protocol: loaded.file.server.proxy_protocol,
         router: Router::new(routes),
         verifiers,
         spoofed: Spoofed::new(configured),
@@ -331,6 +336,14 @@ impl Builder<'_> {
             self.take(&format!("{prefix}.upstream"), Endpoint::build(upstream, self.base))
         });
         let name = route_name(config);
+        let raw = config
+            .upstream
+            .as_ref()
+            .map(|upstream| self.take(&format!("{prefix}.upstream"), Raw::compile(upstream)));
+        let raw = match raw {
+            None => None,
+            Some(raw) => Some(raw?),
+        };
         let upstream = match upstream {
             None => None,
             Some(endpoint) => {
@@ -357,6 +370,7 @@ impl Builder<'_> {
         Some(Plan {
             terms: terms(access, self.file.policies.get(&config.policy), &live),
             access: Arc::clone(access),
+            raw: raw.filter(|_| upstream.as_ref().is_some_and(|one| one.endpoint.is_raw())),
             upstream,
             tickets: issuer.map(|kept| Arc::clone(&kept.built.verifier)),
             identity: identity?,

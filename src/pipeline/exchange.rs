@@ -21,6 +21,7 @@ use crate::expression::{Expression, Variables};
 use crate::handshake::{Client, Host, Kind, Opening};
 use crate::identity::Identity;
 use crate::policy::OwnOrigin;
+use crate::proxy_protocol::Ends;
 use crate::upstream::strip_hop_by_hop;
 use crate::verifier::Occasion;
 
@@ -44,6 +45,8 @@ pub(super) struct Exchange {
     pub(super) upstream_path: String,
     /// The subprotocol that sockgate echoes where it answers the upgrade itself.
     pub(super) echo: Option<Box<str>>,
+    /// The ends of the client's connection, where they are known.
+    pub(super) ends: Option<Ends>,
 }
 
 impl Exchange {
@@ -105,6 +108,12 @@ impl Exchange {
             offer.subprotocols = sources.cut_subprotocols(&offered);
         }
         self.plans.spoofed.strip(&mut opening.headers);
+        let is_binary = |offered: &&str| offered.eq_ignore_ascii_case("binary");
+        if self.plan.raw.is_some()
+            && let Some(binary) = self.offered_subprotocols().into_iter().find(is_binary)
+        {
+            self.echo = Some(binary.into());
+        }
     }
 
     /// What verifiers are told about the request, whose credential is that of the

@@ -161,6 +161,7 @@ async fn narrate(
         opening,
         upstream_path,
         echo: None,
+        ends: None,
     };
     let origin = exchange
         .opening
@@ -241,6 +242,17 @@ async fn narrate(
         }
         narrator
             .say("verdict", format_args!("admit: a ticket of {} (none is issued)", issuer.name()));
+        return Ok(());
+    }
+    if let Some(raw) = &plan.raw {
+        if !is_upgrade {
+            return Err(http_only(Reason::UnsupportedVersion).into());
+        }
+        let preface = raw.preface(&exchange, &identity).map_err(readable)?;
+        narrator.say("verdict", "admit");
+        narrator.say("upstream", plan.upstream.as_ref().map_or("", |one| one.endpoint.label()));
+        let said = format!("{}; {} bytes are sent first", raw.describe(), preface.len());
+        narrator.say("raw", said);
         return Ok(());
     }
     let headers = exchange.upstream_headers(&identity).map_err(readable)?;

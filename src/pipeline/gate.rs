@@ -16,6 +16,7 @@ use crate::close::Reason;
 use crate::connection::Registry;
 use crate::handshake::Fault;
 use crate::policy::{self, IpKey};
+use crate::proxy_protocol::Ends;
 use crate::revocation::Revocations;
 use crate::telemetry::Telemetry;
 
@@ -114,6 +115,8 @@ pub struct Link {
     pub peer: Option<IpAddr>,
     /// Whether it speaks TLS to the gate.
     pub tls: bool,
+    /// Its two ends, where an upstream is told of them.
+    pub ends: Option<Ends>,
     /// The verdict on the head that is being answered.
     pub fault: Arc<Fault>,
     after: Mutex<Option<Box<After>>>,
@@ -123,10 +126,17 @@ pub struct Link {
 
 impl Link {
     /// A connection that takes part in both counts.
-    pub fn new(peer: Option<IpAddr>, tls: bool, fault: Arc<Fault>, slots: Slots) -> Link {
+    pub fn new(
+        peer: Option<IpAddr>,
+        ends: Option<Ends>,
+        tls: bool,
+        fault: Arc<Fault>,
+        slots: Slots,
+    ) -> Link {
         Link {
             peer,
             tls,
+            ends,
             fault,
             after: Mutex::default(),
             unauthenticated: Mutex::new(Some(slots.unauthenticated)),

@@ -12,6 +12,7 @@ mod judge_again;
 mod login;
 mod plain;
 mod plan;
+mod raw;
 mod rejection;
 mod session;
 mod slots;
@@ -109,6 +110,10 @@ pub async fn serve(
     if plan.access.deny || (is_upgrade && !carries && plan.tickets.is_none()) {
         return refuse(record, Reason::Forbidden);
     }
+    // What a raw server would make of HTTP is nothing that anybody meant.
+    if !is_upgrade && plan.raw.is_some() {
+        return refuse(record, Reason::UnsupportedVersion);
+    }
     let mut exchange = Exchange {
         gate,
         plans,
@@ -119,6 +124,7 @@ pub async fn serve(
         opening,
         upstream_path,
         echo: None,
+        ends: link.ends,
     };
     if !exchange.origin_allowed() {
         return refuse(record, Reason::OriginDenied);

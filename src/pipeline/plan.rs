@@ -2,11 +2,13 @@
 //! its connections.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::raw::Raw;
 use crate::close::CloseCodes;
 use crate::connection::LiveLimits;
 use crate::credential::Sources;
@@ -35,6 +37,10 @@ pub struct Plans {
     pub proxies: TrustedProxies,
     /// Cuts credentials out of what is logged.
     pub redactor: Arc<Redactor>,
+    /// Whether trusted proxies begin each connection with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// Whether any upstream is told of the ends of the client's connection.
+    pub tells_ends: bool,
     /// The limits that apply before a route is known.
     pub limits: LimitsConfig,
     /// How long revocations count, and where they are shared.
@@ -53,6 +59,8 @@ pub struct Plan {
     pub access: Arc<Access>,
     /// Where to; none only where nobody may, and where tickets are issued.
     pub upstream: Option<Arc<Upstream>>,
+    /// How that is spoken to, if it speaks neither WebSocket nor HTTP.
+    pub raw: Option<Raw>,
     /// Whose tickets are issued here, in place of an upstream.
     pub tickets: Option<Arc<dyn Verifier>>,
     /// What the upstream is told.
@@ -129,6 +137,13 @@ impl Plans {
     pub fn degraded(&self) -> impl Iterator<Item = &str> {
         let degraded = self.verifiers.values().filter(|kept| kept.built.verifier.is_degraded());
         degraded.map(|kept| &**kept.built.verifier.name())
+    }
+
+    /// Whether a connection of `peer` begins with a header of the PROXY protocol; a
+    /// Unix socket's peer counts as 127.0.0.1.
+    pub fn announces(&self, peer: Option<IpAddr>) -> bool {
+        let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        self.proxy_protocol && self.proxies.contains(peer)
     }
 
     /// The plan of the route that `name` labels.

@@ -20,6 +20,7 @@ use super::gate::Link;
 use super::login::{Login, LoginTap};
 use super::plain::{Live, StreamedBody};
 use super::plan::text_frame;
+use super::raw;
 use super::rejection::{Body, refusal};
 use super::session::Session;
 use crate::close::Reason;
@@ -86,8 +87,9 @@ impl Upgrade<'_> {
         let settings = relay_settings(&self.exchange, identity, None, &headers);
         strip_hop_by_hop(&mut headers);
         headers.remove(SEC_WEBSOCKET_ACCEPT);
-        // A browser that offered nothing but a marker and its token fails without an answer.
-        if self.exchange.offered_subprotocols().is_empty()
+        // A browser that offered nothing but a marker and its token fails without an
+        // answer; a raw upstream has none.
+        if (self.exchange.offered_subprotocols().is_empty() || self.exchange.plan.raw.is_some())
             && let Some(marker) = self.echo()
         {
             headers.entry(SEC_WEBSOCKET_PROTOCOL).or_insert(marker);
@@ -182,6 +184,9 @@ pub(super) async fn dial(
     let (Some(upstream), Kind::Upgrade(offer)) = (&plan.upstream, &exchange.opening.kind) else {
         return Err(Failure::Reason(Reason::Forbidden));
     };
+    if let Some(raw) = &plan.raw {
+        return raw::dial(plan, raw, exchange, admitted, identity).await;
+    }
     let headers = exchange.upstream_headers(identity).map_err(Failure::Reason)?;
     let inspected = plan.access.sources.message().is_some();
     let request = UpgradeRequest {

@@ -1,8 +1,9 @@
 //! Moving data both ways between two upgraded byte streams, frame by frame but
 //! unread, until one side or sockgate ends it (RFC 6455 §5 and §7).
 //!
-//! [`relay`] joins a client and an upstream; [`Endpoint`] is sockgate itself as
-//! the server end, before an upstream is dialled. Neither knows who the client
+//! [`relay`] joins a client and an upstream; [`Framed`] is an upstream that speaks no
+//! WebSocket; [`Endpoint`] is sockgate itself as the server end, before an upstream is
+//! dialled. Neither knows who the client
 //! is, what it may do, or what is counted with the result.
 
 mod assembly;
@@ -10,6 +11,7 @@ mod control;
 mod ending;
 mod endpoint;
 pub mod frame;
+mod framed;
 mod pipe;
 mod pump;
 mod scan;
@@ -20,6 +22,7 @@ mod tests;
 pub use assembly::{Tap, TapVerdict, Watch};
 pub use control::{Control, Direction, Tally};
 pub use endpoint::{Endpoint, EndpointError, FirstMessage};
+pub use framed::Framed;
 pub use pump::{Ended, Initiator, RelaySettings, relay};
 
 use std::time::Duration;

@@ -6,14 +6,48 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::proxy_protocol::Version;
+
 /// An upstream: a URL, or a table with `url` and `tls`.
 #[derive(Clone, Debug, Serialize)]
 pub struct UpstreamConfig {
-    /// `ws://`, `wss://`, `ws+unix:`, `http://`, `https://` or `http+unix:`.
+    /// `ws://`, `wss://`, `ws+unix:`, `http://`, `https://`, `http+unix:`; raw: `tcp://`,
+    /// `tls://`, `unix:`.
     pub url: String,
+    /// Raw: what its bytes become for the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frames: Option<Frames>,
+    /// Raw: the PROXY protocol, sent first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<Version>,
+    /// Raw: CEL over `identity` and `request`, sent next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preamble: Option<String>,
     /// How to speak TLS to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<UpstreamTlsConfig>,
+}
+
+/// `upstream.frames`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Frames {
+    /// Binary messages.
+    Binary,
+    /// Text messages; the server speaks UTF-8.
+    Text,
+}
+
+impl UpstreamConfig {
+    /// The keys that only raw upstreams have, of those that are written.
+    pub fn raw_keys(&self) -> impl Iterator<Item = &'static str> {
+        let written = [
+            ("frames", self.frames.is_some()),
+            ("proxy_protocol", self.proxy_protocol.is_some()),
+            ("preamble", self.preamble.is_some()),
+        ];
+        written.into_iter().filter_map(|(key, is_written)| is_written.then_some(key))
+    }
 }
 
 /// The table form.
@@ -22,6 +56,15 @@ pub struct UpstreamConfig {
 struct UpstreamTable {
     /// The URL of the upstream.
     url: String,
+    /// Raw upstreams: binary (default) or text messages.
+    #[serde(default)]
+    frames: Option<Frames>,
+    /// Raw upstreams: v1 or v2, sent first.
+    #[serde(default)]
+    proxy_protocol: Option<Version>,
+    /// Raw upstreams: CEL over `identity` and `request`, sent next.
+    #[serde(default)]
+    preamble: Option<String>,
     /// How to speak TLS to it.
     #[serde(default)]
     tls: Option<UpstreamTlsConfig>,
@@ -57,7 +100,13 @@ impl<'de> Deserialize<'de> for UpstreamConfig {
             }
 
             fn visit_str<E: serde::de::Error>(self, url: &str) -> Result<UpstreamConfig, E> {
-                Ok(UpstreamConfig { url: url.to_owned(), tls: None })
+                Ok(UpstreamConfig {
+                    url: url.to_owned(),
+                    frames: None,
+                    proxy_protocol: None,
+                    preamble: None,
+                    tls: None,
+                })
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(
@@ -66,7 +115,8 @@ impl<'de> Deserialize<'de> for UpstreamConfig {
             ) -> Result<UpstreamConfig, A::Error> {
                 let table =
                     UpstreamTable::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                Ok(UpstreamConfig { url: table.url, tls: table.tls })
+                let UpstreamTable { url, frames, proxy_protocol, preamble, tls } = table;
+                Ok(UpstreamConfig { url, frames, proxy_protocol, preamble, tls })
             }
         }
 

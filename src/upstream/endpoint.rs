@@ -19,9 +19,20 @@ use crate::tls::{self, ClientFiles};
 pub struct Endpoint {
     carrier: Carrier,
     tls: Option<(tls::Client, ServerName<'static>)>,
-    upgrades: bool,
+    speech: Speech,
     base_path: Option<Box<str>>,
     label: Box<str>,
+}
+
+/// What a server understands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speech {
+    /// Plain HTTP alone.
+    Http,
+    /// WebSocket, and plain HTTP.
+    WebSocket,
+    /// Neither: bytes.
+    Raw,
 }
 
 #[derive(PartialEq, Eq)]
@@ -71,23 +82,35 @@ impl Endpoint {
     pub fn build(config: &UpstreamConfig, base: &Path) -> Result<Endpoint, Vec<Problem>> {
         let url = |message: String| vec![Problem::new("url", message)];
         let parts = split(&config.url).map_err(|message| url(message.to_owned()))?;
-        let secure = matches!(parts.scheme, "wss" | "https");
-        let carrier = if parts.scheme.ends_with("+unix") {
+        let secure = matches!(parts.scheme, "wss" | "https" | "tls");
+        let speech = match parts.scheme {
+            "tcp" | "tls" | "unix" => Speech::Raw,
+            scheme if scheme.starts_with("ws") => Speech::WebSocket,
+            _ => Speech::Http,
+        };
+        let carrier = if parts.scheme.ends_with("unix") {
             Carrier::Unix(PathBuf::from(parts.carrier))
         } else {
-            let default = if secure { 443 } else { 80 };
+            let default = match (speech, secure) {
+                (Speech::Raw, _) => 0,
+                (_, true) => 443,
+                (_, false) => 80,
+            };
             let (host, port) =
                 host_and_port(parts.carrier, default).map_err(|m| url(m.to_owned()))?;
+            if port == 0 {
+                return Err(url("needs a port: tcp://HOST:PORT or tls://HOST:PORT".to_owned()));
+            }
             Carrier::Tcp { host: host.into(), port }
         };
         let tls = match (&carrier, secure) {
-            (Carrier::Tcp { host, .. }, true) => Some(build_tls(config, host, base)?),
+            (Carrier::Tcp { host, .. }, true) => Some(build_tls(config, host, base, speech)?),
             _ => None,
         };
         Ok(Endpoint {
             carrier,
             tls,
-            upgrades: parts.scheme.starts_with("ws"),
+            speech,
             base_path: parts.path.map(Into::into),
             label: config.url.as_str().into(),
         })
@@ -102,9 +125,14 @@ impl Endpoint {
         self.label == other.label && self.carrier == other.carrier && tls(self) == tls(other)
     }
 
-    /// Whether upgrades may be sent to it.
+    /// Whether upgrades may lead to it.
     pub fn carries_upgrades(&self) -> bool {
-        self.upgrades
+        self.speech != Speech::Http
+    }
+
+    /// Whether it speaks neither WebSocket nor HTTP.
+    pub fn is_raw(&self) -> bool {
+        self.speech == Speech::Raw
     }
 
     /// The path of the URL, which replaces a route's prefix.
@@ -155,6 +183,7 @@ fn build_tls(
     config: &UpstreamConfig,
     host: &str,
     base: &Path,
+    speech: Speech,
 ) -> Result<(tls::Client, ServerName<'static>), Vec<Problem>> {
     let written = config.tls.clone().unwrap_or_default();
     let name = written.server_name.as_deref().unwrap_or(host);
@@ -173,14 +202,20 @@ fn build_tls(
         }
     };
     let files = ClientFiles { ca: written.ca.map(|path| base.join(path)), identity };
-    let client =
+    let mut client =
         tls::client(&files).map_err(|error| vec![Problem::new("tls", error.to_string())])?;
+    if speech == Speech::Raw {
+        // Whatever it speaks, it is not HTTP.
+        let mut config = (*client.config).clone();
+        config.alpn_protocols.clear();
+        client.config = Arc::new(config);
+    }
     Ok((client, server_name))
 }
 
 fn split(url: &str) -> Result<Parts<'_>, &'static str> {
-    const SCHEMES: &str =
-        "expected ws://, wss://, ws+unix:/PATH, http://, https:// or http+unix:/PATH";
+    const SCHEMES: &str = "expected ws://, wss://, ws+unix:/PATH, http://, https://, http+unix:/PATH, or, for a \
+         raw server, tcp://HOST:PORT, tls://HOST:PORT or unix:/PATH";
     let (scheme, rest) = url.split_once(':').ok_or(SCHEMES)?;
     if url.contains(['?', '#', '@']) {
         return Err("an upstream URL has no user, query or fragment");
@@ -195,7 +230,14 @@ fn split(url: &str) -> Result<Parts<'_>, &'static str> {
             // `ws://h/` says no more than `ws://h`.
             Ok(Parts { scheme, carrier, path: path.filter(|path| *path != "/") })
         }
-        "ws+unix" | "http+unix" if rest.starts_with('/') => Ok(Parts {
+        "tcp" | "tls" => {
+            let carrier = rest.strip_prefix("//").ok_or(SCHEMES)?;
+            match carrier.contains('/') {
+                true => Err("the URL of a raw server has no path"),
+                false => Ok(Parts { scheme, carrier, path: None }),
+            }
+        }
+        "ws+unix" | "http+unix" | "unix" if rest.starts_with('/') => Ok(Parts {
             scheme,
             carrier: rest.strip_prefix("//").map_or(rest, |path| path),
             path: None,
@@ -226,9 +268,21 @@ mod tests {
         assert_eq!(split("wss://h/inner/"), parts("wss", "h", Some("/inner/")));
         assert_eq!(split("http://h/"), parts("http", "h", None));
         assert_eq!(split("ws+unix:/run/a.sock"), parts("ws+unix", "/run/a.sock", None));
-        for bad in
-            ["", "h:80", "ws:h", "tcp://h:1", "ftp://h", "ws://u:p@h", "ws://h?x", "ws+unix:x"]
-        {
+        assert_eq!(split("tcp://h:1"), parts("tcp", "h:1", None));
+        assert_eq!(split("tls://[::1]:1"), parts("tls", "[::1]:1", None));
+        assert_eq!(split("unix:/run/a.sock"), parts("unix", "/run/a.sock", None));
+        for bad in [
+            "",
+            "h:80",
+            "ws:h",
+            "tcp:h:1",
+            "tls://h:1/x",
+            "unix:x",
+            "ftp://h",
+            "ws://u:p@h",
+            "ws://h?x",
+            "ws+unix:x",
+        ] {
             assert!(split(bad).is_err(), "{bad}");
         }
     }

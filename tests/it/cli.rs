@@ -127,7 +127,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     (SECRET, "{ env: SOCKGATE_TEST_NO_SUCH }", &["SOCKGATE_TEST_NO_SUCH"]),
     (SECRET, "{ file: no-such-file }", &["no-such-file"]),
     ("verifier: app", "verifier: ap", &["ap", "app"]),
-    ("ws://127.0.0.1:3000", "tcp://127.0.0.1:3000", &["routes[0].upstream"]),
+    ("ws://127.0.0.1:3000", "tcp://127.0.0.1", &["routes[0].upstream"]),
     ("ws://127.0.0.1:3000", "ws://127.0.0.1:99999", &["routes[0].upstream"]),
     ("ws://127.0.0.1:3000", "nonsense", &["routes[0].upstream"]),
     ("path: \"/ws/*\"", "path: \"ws\"", &["routes[0].path"]),

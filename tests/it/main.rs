@@ -20,6 +20,7 @@ mod logs;
 mod messages;
 mod oidc;
 mod origins;
+mod raw;
 mod recipes;
 mod refusals;
 mod relay;

@@ -38,7 +38,7 @@ routes: [{ name: x }]
     ("no key alike", "HEAD ROUTE zzz: 1", &[
         "zzz: unknown key (known: server, admin, log, limits, identity, revocation, verifiers, policies, routes)"]),
     ("keys of later versions", "
-server: { listen: ':80', http2: true, proxy_protocol: false, tls: { cert: a, key: b, client_ca: c } }
+server: { listen: ':80', http2: true, tls: { cert: a, key: b, client_ca: c } }
 verifiers:
   app: { jwt: { jwks_url: 'https://x', timeout: 3s } }
 policies:
@@ -49,8 +49,7 @@ policies:
     lifetime: { recheck: 30s, refresh: none }
 routes:
   - { path: /l, backchannel_logout: app }
-  - { path: /v, policy: m, upstream: { url: 'tcp://a:1', frames: binary } }
-  - { path: /w, policy: m, upstream: 'unix:/run/x' }
+  - { path: /v, policy: m, upstream: { url: 'tcp://a:1', dial: first } }
 ", &[
         "policies.m.credentials[0].client_cert: unknown key \"client_cert\"; this version does not have it yet",
         "policies.m.credentials[1].message.format: unknown value \"nats\"; this version does not have it yet",
@@ -58,12 +57,36 @@ routes:
         "policies.m.lifetime.refresh: unknown key \"refresh\"; this version does not have it yet",
         "routes[0].backchannel_logout: unknown key \"backchannel_logout\"; this version does not have it yet",
         "routes[0].policy: is required",
-        "routes[1].upstream.frames: unknown key \"frames\"; this version does not have it yet",
+        "routes[1].upstream.dial: unknown key \"dial\"; this version does not have it yet",
         "server.http2: unknown key \"http2\"; this version does not have it yet",
-        "server.proxy_protocol: unknown key \"proxy_protocol\"; this version does not have it yet",
         "server.tls.client_ca: unknown key \"client_ca\"; this version does not have it yet",
-        "routes[1].upstream: raw upstreams (tcp:) are unknown; this version does not have them yet",
-        "routes[2].upstream: raw upstreams (unix:) are unknown; this version does not have them yet",
+    ]),
+    ("raw upstreams", "
+server: { listen: ':80' }
+verifiers:
+  app: { jwt: { secret: 0123456789abcdef0123456789abcdef, algorithms: [HS256] } }
+policies:
+  m: { credentials: [{ query: token, verifier: app }] }
+  any: { origins: any, credentials: [{ cookie: token, verifier: app }] }
+  open: { anonymous: true, credentials: [{ cookie: token, verifier: app }] }
+routes:
+  - { path: /a, policy: public, upstream: 'tcp://a:1' }
+  - { path: /b, policy: any, upstream: 'tls://b:1' }
+  - { path: /c, policy: open, upstream: 'unix:/run/c' }
+  - { path: /d, policy: m, upstream: { url: 'ws://d', frames: text, preamble: '\"x\"' } }
+  - { path: /e, policy: m, upstream: { url: 'tcp://e', frames: other } }
+  - { path: /f, policy: m, upstream: 'tcp://f:1/x' }
+  - { path: /g, policy: m, upstream: { url: 'tcp://g:1', tls: {} } }
+", &[
+        "routes[4].upstream.frames: expected binary or text",
+        "routes[0].upstream: any web page could speak to this raw server: use a policy with credentials and origins, or write `allow_any_origin: true`",
+        "routes[1].upstream: any web page could speak to this raw server: use a policy with credentials and origins, or write `allow_any_origin: true`",
+        "routes[2].upstream: any web page could speak to this raw server: use a policy with credentials and origins, or write `allow_any_origin: true`",
+        "routes[3].upstream.frames: is only for raw upstreams: tcp:, tls: and unix:",
+        "routes[3].upstream.preamble: is only for raw upstreams: tcp:, tls: and unix:",
+        "routes[4].upstream: needs a port: tcp://host:port",
+        "routes[5].upstream: the URL of a raw server has no path",
+        "routes[6].upstream.tls: is only for wss:, https: and tls: upstreams",
     ]),
     ("shapes with several forms", "
 server: { listen: [':80', 5], trusted_proxies: [10.0.0.1, 10.0.0.0/8, x] }
@@ -209,11 +232,11 @@ routes:
   - { name: x, path: /h, policy: members, upstream: 'ws+unix:run/x' }
   - { name: x, path: [], policy: members, upstream: 'ws://a:0' }
 ", &[
-        "routes[1].upstream: expected a URL that begins with ws:, wss:, http:, https:, ws+unix:, http+unix:",
+        "routes[1].upstream: expected a URL that begins with ws:, wss:, http:, https:, ws+unix:, http+unix:, tcp:, tls:, unix:",
         "routes[2].upstream: a user or password has no meaning here: leave it out",
         "routes[3].upstream: a query or fragment has no meaning here: leave it out",
         "routes[4].upstream: raw upstreams (tcp:) are unknown; this version does not have them yet",
-        "routes[5].upstream.tls: is only for wss: and https: upstreams",
+        "routes[5].upstream.tls: is only for wss:, https: and tls: upstreams",
         "routes[5].upstream.tls.client_key: is required with client_cert",
         "routes[6].upstream.tls.client_cert: is required with client_key",
         "routes[7].upstream: expected ws+unix:/path/to.sock",

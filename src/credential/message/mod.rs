@@ -28,6 +28,7 @@ use self::json::JsonLogin;
 use self::phoenix::PhoenixLogin;
 pub use self::refusal::Refusal;
 use self::rewrite::Rewritten;
+pub use self::rewrite::harmless_text;
 use self::stomp::StompLogin;
 use super::config::{ForwardConfig, ForwardWord, MessageConfig, MessageFormat};
 use crate::close::Reason;

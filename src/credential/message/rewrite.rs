@@ -42,6 +42,21 @@ pub(super) fn rewritten(
     }
 }
 
+/// The text that an expression gives for a server of lines, as [`rewritten`].
+///
+/// # Errors
+/// [`Reason::Forbidden`] if it gives no text, or one with control characters of
+/// identity or request.
+pub fn harmless_text(
+    variables: &Variables,
+    evaluate: impl Fn(&Variables) -> Result<Value, EvaluateError>,
+) -> Result<String, Reason> {
+    match rewritten(variables, evaluate)? {
+        Rewritten::Text(text) => Ok(text),
+        Rewritten::List(_) | Rewritten::Fields(_) => Err(Reason::Forbidden),
+    }
+}
+
 /// The variables without control characters in identity and request, unless
 /// there were none.
 fn harmless(variables: &Variables) -> Option<Variables> {
