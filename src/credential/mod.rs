@@ -25,7 +25,7 @@ use self::cookie::CookieSource;
 use self::header::HeaderSource;
 pub use self::message::{LoginMessage, LoginWatch, MessageSource};
 use self::query::QuerySource;
-pub use self::query::without_parameter;
+pub use self::query::{form_decoded, without_parameter};
 use self::subprotocol::{PairSource, PrefixSource, Role};
 use crate::close::Reason;
 use crate::secret::Secret;
