@@ -11,7 +11,7 @@ use super::pointer::{Pointer, array_index};
 use super::probe::equal;
 
 /// The conditions of a login, followed through one message.
-pub struct LoginWatch {
+pub(super) struct LoginWatch {
     conditions: Vec<Condition>,
     depth: usize,
     lexeme: Lexeme,
@@ -63,7 +63,7 @@ impl LoginWatch {
     }
 
     /// Reads on; whether the message is a login by what came so far.
-    pub fn is_login(&mut self, piece: &[u8]) -> bool {
+    pub(super) fn is_login(&mut self, piece: &[u8]) -> bool {
         for &byte in piece {
             self.read(byte);
         }

@@ -34,12 +34,13 @@ impl Tap for Auth {
             if bad {
                 TapVerdict::Close { reason: Reason::Forbidden, code: 4003 }
             } else {
-                TapVerdict::Continue { reply: Some(super::text("welcome", None).into()) }
+                let reply = Some(super::text("welcome", None).into());
+                TapVerdict::Continue { reply, instead: None }
             }
         })
     }
 
-    fn watch(&self) -> Option<Box<dyn Watch>> {
+    fn watch(&self, _: bool) -> Option<Box<dyn Watch>> {
         Some(Box::new(HasX))
     }
 }
