@@ -275,8 +275,8 @@ impl Revocations {
     fn meant(&self, revocation: &Revocation) -> Vec<Arc<Entry>> {
         let now = clock::unix_millis();
         self.registry.find_open(|entry| {
-            revocation.target.means(&entry.identity)
-                && revocation.holds(&entry.identity, entry.opened, now)
+            let identity = entry.identity();
+            revocation.target.means(&identity) && revocation.holds(&identity, entry.opened, now)
         })
     }
 
@@ -325,7 +325,7 @@ impl Revocations {
 
 /// When the last credential of `entries` ends, in Unix seconds, if all do.
 fn end_of(entries: &[Arc<Entry>]) -> Option<i64> {
-    let ends: Option<Vec<i64>> = entries.iter().map(|entry| entry.identity.deadline()).collect();
+    let ends: Option<Vec<i64>> = entries.iter().map(|entry| entry.identity().deadline()).collect();
     ends?.into_iter().max()
 }
 

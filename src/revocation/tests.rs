@@ -92,7 +92,7 @@ async fn a_revocation_closes_what_is_open_and_refuses_what_comes() {
     assert_eq!((asked(&ada), asked(&other)), (Some((Reason::Revoked, 4001)), None));
     let late = identity("ada", Some("s-1"), None);
     assert_eq!(revocations.judge(&late, clock::unix_millis()), Err(Reason::Revoked));
-    assert_eq!(revocations.judge(&other.entry().identity, other.entry().opened), Ok(()));
+    assert_eq!(revocations.judge(&other.entry().identity(), other.entry().opened), Ok(()));
     // Asked to close already: not counted again.
     let again = revocations.revoke(target, Source::Admin).await;
     assert_eq!(again, Ok(Revoked { closed: 0, shared: false }));
@@ -164,7 +164,7 @@ async fn a_revocation_that_races_with_a_connection_never_misses_it() {
             tokio::spawn(async move {
                 let place = open(&revocations, identity("ada", Some(&session), None));
                 let entry = Arc::clone(place.entry());
-                (revocations.judge(&entry.identity, entry.opened), place)
+                (revocations.judge(&entry.identity(), entry.opened), place)
             })
         };
         let target = Target::new(Kind::Session, &session, Scope::Any);
