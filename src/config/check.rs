@@ -296,7 +296,9 @@ fn unused(file: &FileConfig, findings: &mut Findings) {
         findings.unused.push(Problem::new(key("policies", name), "is used by no route"));
     }
     let credentials = file.policies.values().flat_map(|policy| &policy.credentials);
-    let verifiers: BTreeSet<&String> = credentials.flat_map(|one| &one.verifier.0).collect();
+    let shown = credentials.flat_map(|one| &one.verifier.0);
+    let logouts = file.routes.iter().filter_map(|route| route.backchannel_logout.as_ref());
+    let verifiers: BTreeSet<&String> = shown.chain(logouts).collect();
     for name in file.verifiers.keys().filter(|name| !verifiers.contains(name)) {
         findings.unused.push(Problem::new(key("verifiers", name), "is used by no policy"));
     }

@@ -18,6 +18,7 @@ mod effective;
 mod environment;
 mod file;
 mod load;
+mod logouts;
 mod read;
 mod routes;
 mod schema;

@@ -62,7 +62,7 @@ fn fault(plan: &Plan, grounds: &Grounds, entry: &Entry) -> Option<Reason> {
 
 fn variables(grounds: &Grounds, entry: &Entry) -> Variables {
     Variables::from([
-        ("identity", entry.identity.variable()),
+        ("identity", entry.identity().variable()),
         ("request", request_of(grounds, entry.peer)),
         ("message", grounds.message.clone().unwrap_or_default()),
     ])
