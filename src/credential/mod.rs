@@ -23,7 +23,7 @@ pub use self::config::{
 };
 use self::cookie::CookieSource;
 use self::header::HeaderSource;
-pub use self::message::{LoginMessage, LoginWatch, MessageSource};
+pub use self::message::{LoginMessage, LoginWatch, MessageSource, RefreshMessage, RefreshWatch};
 use self::query::QuerySource;
 pub use self::query::without_parameter;
 use self::subprotocol::{PairSource, PrefixSource, Role};

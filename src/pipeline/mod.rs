@@ -12,6 +12,7 @@ mod judge_again;
 mod login;
 mod plain;
 mod plan;
+mod refresh;
 mod rejection;
 mod session;
 mod slots;

@@ -10,6 +10,7 @@ use super::exchange::Exchange;
 use super::gate::Gate;
 use super::login::LoginTap;
 use super::plan::Plan;
+use super::refresh::RefreshTap;
 use super::slots::Open;
 use crate::connection::{Controlled, Place};
 use crate::identity::Identity;
@@ -48,6 +49,7 @@ impl Session {
         let gate = Arc::clone(&exchange.gate);
         let plan = Arc::clone(&exchange.plan);
         let tap = LoginTap::for_second_logins(&exchange, identity);
+        let tap = RefreshTap::around(tap, &exchange, place.entry());
         Box::new(Session { gate, settings, tap, rest: Rest { plan, record, place, ip_slot } })
     }
 

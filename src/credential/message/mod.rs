@@ -6,6 +6,7 @@
 mod json;
 mod pointer;
 mod probe;
+mod refresh;
 mod rewrite;
 mod text;
 mod watch;
@@ -13,6 +14,7 @@ mod watch;
 use serde_json::Value;
 
 use self::json::JsonLogin;
+pub use self::refresh::{RefreshMessage, RefreshWatch};
 pub use self::watch::LoginWatch;
 use super::config::{ForwardConfig, ForwardWord, MessageConfig, MessageFormat};
 use crate::close::Reason;
