@@ -214,8 +214,7 @@ const LATER: &[(&str, &[&str])] = &[
 ];
 
 fn is_later_word(path: &KeyPath, word: &str) -> bool {
-    const FORMATS: [&str; 7] =
-        ["graphql", "stomp", "mqtt", "nats", "socketio", "phoenix", "centrifuge"];
+    const FORMATS: [&str; 2] = ["nats", "socketio"];
     path.matches("policies.*.credentials.[].message.format") && FORMATS.contains(&word)
 }
 

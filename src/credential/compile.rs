@@ -129,7 +129,7 @@ fn source(written: &CredentialConfig, index: usize, problems: &mut Vec<Problem>)
     }
     let message = written.message.as_ref()?;
     match MessageSource::compile(message, written.forward.as_ref(), index) {
-        Ok(message) => Some(Source::Message(message)),
+        Ok(message) => Some(Source::Message(Box::new(message))),
         Err(found) => {
             problems.extend(found);
             None

@@ -88,7 +88,7 @@ pub struct MessageConfig {
     /// `json`: JSON Pointer (RFC 6901) → the value that must stand there.
     #[serde(default, rename = "where")]
     pub conditions: BTreeMap<String, serde_json::Value>,
-    /// `json`: JSON Pointer of the token.
+    /// JSON Pointer of the token, in place of the format's own places.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
 }
@@ -102,6 +102,16 @@ pub enum MessageFormat {
     Json,
     /// The whole message is the token.
     Text,
+    /// `connection_init` of `graphql-transport-ws` and of the older `graphql-ws`.
+    Graphql,
+    /// The CONNECT or STOMP frame.
+    Stomp,
+    /// The CONNECT packet of MQTT 3.1.1 and 5.
+    Mqtt,
+    /// `phx_join` of a Phoenix channel.
+    Phoenix,
+    /// The `connect` command of Centrifugo.
+    Centrifuge,
 }
 
 /// `forward`: what becomes of the credential.

@@ -23,7 +23,10 @@ pub use self::config::{
 };
 use self::cookie::CookieSource;
 use self::header::HeaderSource;
-pub use self::message::{LoginMessage, LoginWatch, MessageSource, RefreshMessage, RefreshWatch};
+pub use self::message::{
+    Follower, Forwarded, LoginMessage, MessageSource, Progress, RefreshMessage, RefreshWatch,
+    Refusal, Sight,
+};
 use self::query::QuerySource;
 pub use self::query::without_parameter;
 use self::subprotocol::{PairSource, PrefixSource, Role};
@@ -105,7 +108,7 @@ enum Source {
     Header(HeaderSource),
     Prefix(PrefixSource),
     Pair(PairSource),
-    Message(MessageSource),
+    Message(Box<MessageSource>),
 }
 
 impl Sources {
@@ -185,7 +188,7 @@ impl Sources {
     /// The message source, which is always the last.
     pub fn message(&self) -> Option<&MessageSource> {
         self.entries.iter().find_map(|entry| match &entry.source {
-            Source::Message(message) => Some(message),
+            Source::Message(message) => Some(&**message),
             Source::Cookie(_)
             | Source::Query(_)
             | Source::Header(_)

@@ -24,7 +24,7 @@ pub(super) enum Task {
     /// Read the first message, and go on from there.
     Login(Box<Login>),
     /// Say why not, and close.
-    Refuse { message: Option<String>, code: u16, text: &'static str },
+    Refuse { message: Option<(bool, Vec<u8>)>, code: u16, text: &'static str },
 }
 
 impl After {
@@ -55,9 +55,16 @@ impl After {
 }
 
 /// Says why not in the client's words, and closes with a code it understands.
-pub(super) async fn refuse(mut client: Endpoint, message: Option<String>, code: u16, text: &str) {
-    if let Some(message) = message {
-        let sending = client.send(Opcode::TEXT, message.as_bytes());
+/// The message comes with whether it is text.
+pub(super) async fn refuse(
+    mut client: Endpoint,
+    message: Option<(bool, Vec<u8>)>,
+    code: u16,
+    text: &str,
+) {
+    if let Some((is_text, message)) = message {
+        let opcode = if is_text { Opcode::TEXT } else { Opcode::BINARY };
+        let sending = client.send(opcode, &message);
         // A client that takes nothing hears nothing.
         let Ok(Ok(())) = tokio::time::timeout(CLOSING, sending).await else { return };
     }

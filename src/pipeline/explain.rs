@@ -14,7 +14,7 @@ use super::gate::Gate;
 use super::upstream_path;
 use crate::clock;
 use crate::close::Reason;
-use crate::credential::{Finding, LoginMessage, Presented};
+use crate::credential::{Finding, LoginMessage, Presented, Progress};
 use crate::handshake::{Host, Kind, Opening};
 use crate::identity::Identity;
 use crate::policy::{Decision, Reject, Rule, decide};
@@ -299,9 +299,12 @@ fn show(
     }
     match (access.sources.message().filter(|_| is_upgrade), message) {
         (Some(source), Some(message)) => {
-            let LoginMessage { token, parsed } = source.read(message.as_bytes(), true)?;
+            let most = exchange.plan.limits.auth_message_bytes.0 as usize;
+            let read = source.read(&mut Progress::default(), message.as_bytes(), true, most)?;
+            let LoginMessage { token, parsed, .. } = read.ok_or(Reason::MalformedCredential)?;
+            let value = token.ok_or(Reason::MissingCredential)?;
             let presented =
-                Presented { index: source.index(), kind: "message", value: token, basic: false };
+                Presented { index: source.index(), kind: "message", value, basic: false };
             Ok(Shown::Credential(presented, Some(parsed)))
         }
         (None, _) if access.anonymous => {

@@ -134,8 +134,8 @@ impl Tap for RefreshTap {
             || self.behind.as_ref().is_some_and(|behind| behind.could_take(begun))
     }
 
-    fn watch(&self) -> Option<Box<dyn Watch>> {
-        let behind = self.behind.as_ref().and_then(|behind| behind.watch());
+    fn watch(&self, text: bool) -> Option<Box<dyn Watch>> {
+        let behind = self.behind.as_ref().and_then(|behind| behind.watch(text));
         let Some(refresh) = self.desk.refresh() else { return behind };
         let code = Reason::AuthMessageTooLarge.close_code(&self.desk.plan.access.codes);
         Some(Box::new(LargeRefresh { watch: refresh.message.watch(), code, behind }))
@@ -168,7 +168,7 @@ impl Desk {
         let failure = match self.renew(message).await {
             Ok(()) => {
                 self.paced(Pace::succeeded);
-                return TapVerdict::Continue { reply: None };
+                return TapVerdict::Continue { reply: None, instead: None };
             }
             Err(Failure::Refused(_)) if self.paced(Pace::is_last_refusal) => {
                 Failure::Close(Reason::InvalidCredential)
@@ -176,13 +176,16 @@ impl Desk {
             Err(failure) => failure,
         };
         match failure {
-            Failure::Refused(reason) => TapVerdict::Continue { reply: self.reply(reason) },
+            Failure::Refused(reason) => {
+                TapVerdict::Continue { reply: self.reply(reason), instead: None }
+            }
             Failure::Unanswered => {
-                TapVerdict::Continue { reply: self.reply(Reason::VerifierUnavailable) }
+                let reply = self.reply(Reason::VerifierUnavailable);
+                TapVerdict::Continue { reply, instead: None }
             }
             Failure::Close(reason) => {
                 self.entry.close(reason);
-                TapVerdict::Continue { reply: None }
+                TapVerdict::Continue { reply: None, instead: None }
             }
         }
     }

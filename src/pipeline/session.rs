@@ -8,12 +8,10 @@ use bytes::Bytes;
 use super::IpSlot;
 use super::exchange::Exchange;
 use super::gate::Gate;
-use super::login::LoginTap;
 use super::plan::Plan;
 use super::refresh::RefreshTap;
 use super::slots::Open;
 use crate::connection::{Controlled, Place};
-use crate::identity::Identity;
 use crate::relay::{self, Ended, RelaySettings, Tap, relay};
 use crate::stream::Stream;
 use crate::telemetry::{Ending, Initiator, Record};
@@ -37,18 +35,18 @@ struct Rest {
 
 impl Session {
     /// Keeps of `exchange` what the connection needs, and logs that it is open.
+    /// `tap` sees what the client sends.
     pub(super) fn new(
         exchange: Exchange,
         mut record: Record,
         place: Place,
         ip_slot: Option<IpSlot>,
         settings: RelaySettings,
-        identity: &Arc<Identity>,
+        tap: Option<Box<dyn Tap>>,
     ) -> Box<Session> {
         record.admitted();
         let gate = Arc::clone(&exchange.gate);
         let plan = Arc::clone(&exchange.plan);
-        let tap = LoginTap::for_second_logins(&exchange, identity);
         let tap = RefreshTap::around(tap, &exchange, place.entry());
         Box::new(Session { gate, settings, tap, rest: Rest { plan, record, place, ip_slot } })
     }

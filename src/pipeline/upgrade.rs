@@ -17,14 +17,14 @@ use super::admission::{self, Admitted, Shown};
 use super::after::{After, Task};
 use super::exchange::Exchange;
 use super::gate::Link;
-use super::login::Login;
+use super::login::{Login, LoginTap};
 use super::plain::{Live, StreamedBody};
 use super::plan::text_frame;
 use super::rejection::{Body, refusal};
 use super::session::Session;
 use crate::close::Reason;
 use crate::connection::Carrier;
-use crate::credential::Finding;
+use crate::credential::{Finding, Progress};
 use crate::expression::Variables;
 use crate::handshake::{Kind, accept_for, tokens};
 use crate::identity::Identity;
@@ -94,7 +94,8 @@ impl Upgrade<'_> {
         }
         let response = self.switching(headers);
         let Upgrade { link, exchange, record, ip_slot } = self;
-        let session = Session::new(exchange, record, admitted.place, ip_slot, settings, identity);
+        let tap = LoginTap::for_second_logins(&exchange, identity, None);
+        let session = Session::new(exchange, record, admitted.place, ip_slot, settings, tap);
         link.leave(After::new(Task::Relay { session, upstream: stream, ahead }));
         response
     }
@@ -115,6 +116,7 @@ impl Upgrade<'_> {
             record,
             ip_slot,
             subprotocol: chosen,
+            progress: Progress::default(),
         }))));
         response
     }
@@ -134,6 +136,7 @@ impl Upgrade<'_> {
         }
         let response = self.switching(headers);
         self.record.refused(reason, 101, Some(code));
+        let message = message.map(|message| (true, message.into_bytes()));
         self.link.leave(After::new(Task::Refuse { message, code, text: reason.text() }));
         response
     }
@@ -239,14 +242,14 @@ fn greeting(
         .unwrap_or_default()
 }
 
-/// What sockgate accepts before the upstream is asked.
+/// What sockgate accepts before the upstream is asked: what the route names, else
+/// what the dialect speaks, else whatever comes first.
 fn chosen_subprotocol(exchange: &Exchange) -> Option<&str> {
-    let configured = &exchange.plan.subprotocols;
-    if configured.is_empty() {
-        return exchange.echo.as_deref();
-    }
-    exchange
-        .offered_subprotocols()
-        .into_iter()
-        .find(|offered| configured.iter().any(|one| one == offered))
+    let configured: Vec<&str> = exchange.plan.subprotocols.iter().map(String::as_str).collect();
+    let accepted = match exchange.plan.access.sources.message()?.subprotocols() {
+        _ if !configured.is_empty() => &configured,
+        Some(spoken) => spoken,
+        None => return exchange.echo.as_deref(),
+    };
+    exchange.offered_subprotocols().into_iter().find(|offered| accepted.contains(offered))
 }

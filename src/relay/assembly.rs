@@ -37,7 +37,7 @@ pub trait Tap: Send {
 
     /// Follows a message that is too large to be held; its last bytes can still
     /// be kept from the upstream.
-    fn watch(&self) -> Option<Box<dyn Watch>> {
+    fn watch(&self, _text: bool) -> Option<Box<dyn Watch>> {
         None
     }
 }
@@ -54,6 +54,8 @@ pub trait Watch: Send {
 pub enum TapVerdict {
     /// The connection goes on.
     Continue {
+        /// Encoded frames for the upstream, in the place of the message.
+        instead: Option<Bytes>,
         /// Encoded frames for the client, put between two upstream messages.
         reply: Option<Bytes>,
     },
@@ -223,10 +225,10 @@ impl Assembly {
     }
 
     /// The message cannot be held: it is passed on, under watch.
-    fn outgrow(&mut self, pipe: &mut Pipe) {
+    fn outgrow(&mut self, pipe: &mut Pipe, text: bool) {
         let raw = self.release();
-        self.watch = self.tap.watch();
-        let (begun, _) = unwrap(&raw);
+        let (begun, began_as_text) = unwrap(&raw);
+        self.watch = self.tap.watch(text || began_as_text);
         (self.mask, self.offset) = ([0; 4], 0);
         if self.spots(pipe, &begun) {
             // Nothing of it has been passed on, and nothing will be.
@@ -257,7 +259,7 @@ impl Assembly {
         let fits = self.payload <= most
             && raw.saturating_add(header.payload) <= most.saturating_mul(2).saturating_add(14);
         if self.state == State::Holding && !fits {
-            self.outgrow(pipe);
+            self.outgrow(pipe, header.opcode == Opcode::TEXT);
         }
         if !self.is_judging() {
             pipe.withheld = self.state == State::Holding;

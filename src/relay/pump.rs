@@ -300,8 +300,9 @@ where
     fn judge(&mut self, context: &mut Context<'_>) -> bool {
         let Some(assembly) = &mut self.assembly else { return false };
         match assembly.poll_verdict(context) {
-            Poll::Ready(TapVerdict::Continue { reply }) => {
+            Poll::Ready(TapVerdict::Continue { reply, instead }) => {
                 assembly.reply = reply;
+                self.up.insert(&instead.unwrap_or_default());
                 true
             }
             Poll::Ready(TapVerdict::Close { reason, code }) => {

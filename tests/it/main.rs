@@ -8,6 +8,7 @@ mod api_keys;
 mod assertion;
 mod cli;
 mod credentials;
+mod dialects;
 mod drain;
 mod forward_auth;
 mod http_proxy;

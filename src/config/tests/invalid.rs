@@ -45,7 +45,7 @@ policies:
   m:
     credentials:
       - { client_cert: cn, verifier: app }
-      - { message: { format: mqtt }, verifier: app }
+      - { message: { format: nats }, verifier: app }
     lifetime: { recheck: 30s }
 routes:
   - { path: /l, backchannel_logout: app }
@@ -53,7 +53,7 @@ routes:
   - { path: /w, policy: m, upstream: 'unix:/run/x' }
 ", &[
         "policies.m.credentials[0].client_cert: unknown key \"client_cert\"; this version does not have it yet",
-        "policies.m.credentials[1].message.format: unknown value \"mqtt\"; this version does not have it yet",
+        "policies.m.credentials[1].message.format: unknown value \"nats\"; this version does not have it yet",
         "policies.m.lifetime.recheck: unknown key \"recheck\"; this version does not have it yet",
         "routes[0].backchannel_logout: unknown key \"backchannel_logout\"; this version does not have it yet",
         "routes[0].policy: is required",

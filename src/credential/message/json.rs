@@ -2,13 +2,12 @@
 
 use serde_json::Value;
 
-use super::LoginMessage;
 use super::pointer::Pointer;
 use super::probe::{any_at, equal};
 use super::watch::LoginWatch;
+use super::{Content, LoginMessage, strictly};
 use crate::close::Reason;
 use crate::credential::config::MessageConfig;
-use crate::json::{self, JsonError};
 use crate::problem::Problem;
 use crate::secret::Secret;
 
@@ -78,11 +77,8 @@ impl JsonLogin {
         LoginWatch::new(self.conditions.iter().map(|(pointer, value)| (pointer, Some(value))))
     }
 
-    pub(super) fn read(&self, payload: &[u8]) -> Result<LoginMessage, Reason> {
-        let parsed = json::parse(payload).map_err(|error| match error {
-            JsonError::Malformed => Reason::MalformedCredential,
-            JsonError::Ambiguous => Reason::AmbiguousCredential,
-        })?;
+    pub(super) fn read(&self, payload: &[u8], text: bool) -> Result<LoginMessage, Reason> {
+        let parsed = strictly(payload)?;
         let is_login = parsed.is_object()
             && self.conditions.iter().all(|(pointer, expected)| {
                 pointer.of(&parsed).is_some_and(|found| equal(found, expected))
@@ -92,7 +88,8 @@ impl JsonLogin {
         }
         match self.token.of(&parsed) {
             Some(Value::String(token)) if !token.is_empty() => {
-                Ok(LoginMessage { token: Secret::new(token.as_str()), parsed })
+                let token = Some(Secret::new(token.as_str()));
+                Ok(LoginMessage::new(token, parsed, Content::Whole, payload, text))
             }
             Some(_) | None => Err(Reason::MalformedCredential),
         }
@@ -123,7 +120,7 @@ mod tests {
     }
 
     fn read(payload: &str) -> Result<String, Reason> {
-        let token = auth().read(payload.as_bytes())?.token;
+        let token = auth().read(payload.as_bytes(), true)?.token.unwrap();
         Ok(String::from_utf8(token.expose().to_vec()).unwrap())
     }
 

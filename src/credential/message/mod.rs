@@ -1,24 +1,40 @@
 //! The first message as the credential: recognised, read, and turned into what
 //! the upstream gets of it. One file per dialect.
 //!
-//! Pure: the caller reads the message, bounded in bytes and time.
+//! Pure: the caller reads the messages, bounded in bytes and time.
 
+mod centrifuge;
+mod follow;
+mod graphql;
 mod json;
+mod mqtt;
+mod phoenix;
+mod places;
 mod pointer;
 mod probe;
 mod refresh;
+mod refusal;
 mod rewrite;
+mod stomp;
+mod stream;
 mod text;
 mod watch;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use self::centrifuge::CentrifugeLogin;
+pub use self::follow::{Follower, Sight};
+use self::graphql::GraphqlLogin;
 use self::json::JsonLogin;
+use self::phoenix::PhoenixLogin;
 pub use self::refresh::{RefreshMessage, RefreshWatch};
-pub use self::watch::LoginWatch;
+pub use self::refusal::Refusal;
+use self::rewrite::Rewritten;
+use self::stomp::StompLogin;
 use super::config::{ForwardConfig, ForwardWord, MessageConfig, MessageFormat};
 use crate::close::Reason;
 use crate::expression::{Expression, Variables};
+use crate::json::JsonError;
 use crate::problem::Problem;
 use crate::secret::Secret;
 
@@ -29,17 +45,56 @@ pub struct MessageSource {
     forward: Forward,
 }
 
+/// What one client has said towards its login.
+#[derive(Default)]
+pub struct Progress {
+    /// The bytes so far, where a login may take several messages.
+    bytes: Vec<u8>,
+    /// What a refusal answers, without any credential.
+    asked: Option<Value>,
+}
+
 /// A login message that was read.
 pub struct LoginMessage {
-    /// The credential.
-    pub token: Secret,
-    /// `message` as CEL sees it: the JSON, or the text.
+    /// The credential, if there is one.
+    pub token: Option<Secret>,
+    /// `message` as CEL sees it: the JSON, the text, or the fields of the dialect.
     pub parsed: Value,
+    /// The login name of the dialect.
+    name: Option<String>,
+    content: Content,
+    whole: Vec<u8>,
+    text: bool,
+}
+
+/// What the upstream gets in place of a login.
+pub struct Forwarded {
+    /// The payload of the message.
+    pub payload: Vec<u8>,
+    /// Whether the message is text.
+    pub text: bool,
 }
 
 enum Dialect {
     Json(JsonLogin),
     Text,
+    Graphql(GraphqlLogin),
+    Stomp(StompLogin),
+    Mqtt,
+    Phoenix(PhoenixLogin),
+    Centrifuge(CentrifugeLogin),
+}
+
+/// What a dialect keeps of a login to write another one.
+enum Content {
+    /// Nothing: all of it is in `parsed`.
+    Whole,
+    Stomp(stomp::Connect),
+    Mqtt(mqtt::Connect),
+    /// The join as it was serialized.
+    Phoenix(Value),
+    /// The commands behind `connect`.
+    Centrifuge(Vec<Value>),
 }
 
 enum Forward {
@@ -62,15 +117,17 @@ impl MessageSource {
         index: usize,
     ) -> Result<MessageSource, Vec<Problem>> {
         let mut problems = Vec::new();
-        let dialect = match config.format {
-            MessageFormat::Json => JsonLogin::compile(config, &mut problems).map(Dialect::Json),
-            MessageFormat::Text => {
-                text::check(config, &mut problems);
-                Some(Dialect::Text)
-            }
-        };
+        let dialect = Dialect::compile(config, &mut problems);
         let forward = match forward {
-            None | Some(ForwardConfig::Whole(false)) => Some(Forward::Consume),
+            None => Some(match config.format {
+                MessageFormat::Json | MessageFormat::Text => Forward::Consume,
+                MessageFormat::Graphql
+                | MessageFormat::Stomp
+                | MessageFormat::Mqtt
+                | MessageFormat::Phoenix
+                | MessageFormat::Centrifuge => Forward::Strip,
+            }),
+            Some(ForwardConfig::Whole(false)) => Some(Forward::Consume),
             Some(ForwardConfig::Whole(true)) => Some(Forward::Whole),
             Some(ForwardConfig::Named(ForwardWord::Strip)) => {
                 if config.format == MessageFormat::Text {
@@ -103,70 +160,366 @@ impl MessageSource {
         self.index
     }
 
-    /// The dialect.
-    pub fn format(&self) -> MessageFormat {
-        match self.dialect {
-            Dialect::Json(_) => MessageFormat::Json,
-            Dialect::Text => MessageFormat::Text,
-        }
-    }
-
     /// Whether [`MessageSource::forwarded`] evaluates an expression.
     pub fn rewrites(&self) -> bool {
         matches!(self.forward, Forward::Rewrite(_))
     }
 
-    /// Whether a message after the permit is another login and must not reach
-    /// the upstream. `text` messages have no shape to be known by.
-    pub fn matches(&self, payload: &[u8], _text: bool) -> bool {
-        match &self.dialect {
-            Dialect::Json(login) => login.matches(payload),
-            Dialect::Text => false,
+    /// The subprotocols of the dialect, which are all that may be accepted before
+    /// the upstream is asked; none if the dialect has nothing to say about them.
+    pub fn subprotocols(&self) -> Option<&'static [&'static str]> {
+        match self.dialect {
+            Dialect::Json(_) | Dialect::Text => None,
+            Dialect::Graphql(_) => Some(&graphql::SUBPROTOCOLS),
+            Dialect::Stomp(_) => Some(&stomp::SUBPROTOCOLS),
+            Dialect::Mqtt => Some(&mqtt::SUBPROTOCOLS),
+            Dialect::Phoenix(_) => Some(&phoenix::SUBPROTOCOLS),
+            Dialect::Centrifuge(_) => Some(&[]),
         }
     }
 
-    /// The same for a message that is too large to be seen whole.
-    pub fn watch(&self) -> Option<LoginWatch> {
-        match &self.dialect {
-            Dialect::Json(login) => Some(login.watch()),
-            Dialect::Text => None,
-        }
+    /// Follows the messages behind a permit; none where a login has no shape to be
+    /// known by.
+    pub fn follows(&self) -> bool {
+        !matches!(self.dialect, Dialect::Text)
     }
 
-    /// Reads a login message, text or binary.
+    /// For a client that has not sent a login.
+    pub fn follower(&self) -> Follower {
+        Follower::new(&self.dialect)
+    }
+
+    /// For a client whose login is `login`.
+    ///
+    /// # Errors
+    /// [`Reason::AmbiguousCredential`] if another login came with it.
+    pub fn follower_behind(&self, login: &LoginMessage) -> Result<Follower, Reason> {
+        let mut follower = self.follower();
+        let goes_on = match &login.content {
+            Content::Mqtt(connect) => follower.goes_on(connect.behind()),
+            Content::Whole | Content::Stomp(_) | Content::Phoenix(_) | Content::Centrifuge(_) => {
+                true
+            }
+        };
+        if goes_on { Ok(follower) } else { Err(Reason::AmbiguousCredential) }
+    }
+
+    /// Whether a login that comes behind the permit never reaches the upstream,
+    /// whatever becomes of the first.
+    pub fn consumes_later(&self) -> bool {
+        matches!(self.dialect, Dialect::Json(_) | Dialect::Text)
+    }
+
+    /// Reads the next message, text or binary, of a login of at most `max_bytes`;
+    /// none if the login goes on in another one.
     ///
     /// # Errors
     /// [`Reason::MissingCredential`] if it is no login message,
     /// [`Reason::MalformedCredential`] if it is one without a usable token or
     /// cannot be read, [`Reason::AmbiguousCredential`] if two readers could
-    /// read it differently.
-    pub fn read(&self, payload: &[u8], _text: bool) -> Result<LoginMessage, Reason> {
+    /// read it differently, [`Reason::AuthMessageTooLarge`].
+    pub fn read(
+        &self,
+        progress: &mut Progress,
+        payload: &[u8],
+        text: bool,
+        max_bytes: usize,
+    ) -> Result<Option<LoginMessage>, Reason> {
         match &self.dialect {
-            Dialect::Json(login) => login.read(payload),
-            Dialect::Text => text::read(payload),
+            Dialect::Json(login) => login.read(payload, text).map(Some),
+            Dialect::Text => text::read(payload, text).map(Some),
+            Dialect::Graphql(login) => login.read(payload, text).map(Some),
+            Dialect::Stomp(login) => login.read(payload, text).map(Some),
+            Dialect::Mqtt => {
+                // Packets travel in binary messages only (3.1.1 §6).
+                if text {
+                    return Err(Reason::MalformedCredential);
+                }
+                progress.bytes.extend_from_slice(payload);
+                if progress.bytes.len() > max_bytes {
+                    return Err(Reason::AuthMessageTooLarge);
+                }
+                mqtt::read(&progress.bytes, max_bytes)
+            }
+            Dialect::Phoenix(login) => {
+                let read = login.read(payload, text)?;
+                progress.asked = Some(phoenix::asked(&read.parsed, &read.content));
+                Ok(Some(read))
+            }
+            Dialect::Centrifuge(login) => {
+                let read = login.read(payload, text)?;
+                progress.asked = Some(json!({ "id": read.parsed.get("id") }));
+                Ok(Some(read))
+            }
         }
     }
 
-    /// What the upstream gets in place of the login message `payload`, which
-    /// was read as `parsed`; `None` if nothing.
+    /// What a client is told whose login came as far as `progress`; nothing if the
+    /// dialect has no words for it.
+    pub fn refusal(
+        &self,
+        progress: &Progress,
+        subprotocol: Option<&str>,
+        reason: Reason,
+    ) -> Option<Refusal> {
+        match self.dialect {
+            Dialect::Json(_) | Dialect::Text => None,
+            Dialect::Graphql(_) => Some(graphql::refusal(reason, subprotocol)),
+            Dialect::Stomp(_) => Some(stomp::refusal(reason)),
+            Dialect::Mqtt => Some(mqtt::refusal(reason, mqtt::version(&progress.bytes))),
+            Dialect::Phoenix(_) => Some(phoenix::refusal(reason, progress.asked.as_ref())),
+            Dialect::Centrifuge(_) => Some(centrifuge::refusal(reason, progress.asked.as_ref())),
+        }
+    }
+
+    /// What the upstream gets in place of `login`, which proved `subject`; `None`
+    /// if nothing.
     ///
     /// # Errors
-    /// [`Reason::Forbidden`] if the rewritten message cannot be sent.
+    /// [`Reason::Forbidden`] if the login claims another name than the subject's, or
+    /// if the rewritten message cannot be sent.
     pub fn forwarded(
         &self,
-        payload: &[u8],
-        parsed: &Value,
+        login: &LoginMessage,
+        subject: &str,
         variables: &Variables,
-    ) -> Result<Option<Vec<u8>>, Reason> {
-        match (&self.forward, &self.dialect) {
-            (Forward::Consume, _) | (Forward::Strip, Dialect::Text) => Ok(None),
-            (Forward::Whole, _) => Ok(Some(payload.to_vec())),
-            (Forward::Strip, Dialect::Json(login)) => {
-                Ok(Some(login.without_token(parsed).to_string().into_bytes()))
+    ) -> Result<Option<Forwarded>, Reason> {
+        let claimed = login.name.as_deref().filter(|name| !name.is_empty());
+        if !self.rewrites() && claimed.is_some_and(|name| name != subject) {
+            return Err(Reason::Forbidden);
+        }
+        let payload = match &self.forward {
+            Forward::Consume => return Ok(None),
+            Forward::Whole => login.whole.clone(),
+            Forward::Strip => match self.stripped(login, subject)? {
+                Some(payload) => payload,
+                None => return Ok(None),
+            },
+            Forward::Rewrite(expression) => {
+                let instead =
+                    rewrite::rewritten(variables, |variables| expression.evaluate(variables))?;
+                let payload = self.rewritten(login, instead)?;
+                // What an expression gives is text, whatever it replaces.
+                let text = !matches!(self.dialect, Dialect::Mqtt);
+                return Ok(Some(Forwarded { payload, text }));
             }
-            (Forward::Rewrite(expression), _) => {
-                rewrite::rewritten(variables, |variables| expression.evaluate(variables)).map(Some)
+        };
+        Ok(Some(Forwarded { payload, text: login.text }))
+    }
+
+    fn stripped(&self, login: &LoginMessage, subject: &str) -> Result<Option<Vec<u8>>, Reason> {
+        Ok(Some(match (&self.dialect, &login.content) {
+            (Dialect::Json(json), _) => json.without_token(&login.parsed).to_string().into_bytes(),
+            (Dialect::Graphql(graphql), _) => graphql.stripped(&login.parsed),
+            (Dialect::Stomp(stomp), Content::Stomp(connect)) => stomp.stripped(connect),
+            (Dialect::Mqtt, Content::Mqtt(connect)) => connect.stripped(subject)?,
+            (Dialect::Phoenix(phoenix), Content::Phoenix(message)) => {
+                phoenix.stripped(message, &login.parsed)
             }
+            (Dialect::Centrifuge(centrifuge), Content::Centrifuge(behind)) => {
+                centrifuge.stripped(&login.parsed, behind)
+            }
+            // No part of a text is left without its token.
+            (
+                Dialect::Text
+                | Dialect::Stomp(_)
+                | Dialect::Mqtt
+                | Dialect::Phoenix(_)
+                | Dialect::Centrifuge(_),
+                _,
+            ) => return Ok(None),
+        }))
+    }
+
+    fn rewritten(&self, login: &LoginMessage, instead: Rewritten) -> Result<Vec<u8>, Reason> {
+        match (&self.dialect, &login.content, instead) {
+            (Dialect::Json(_) | Dialect::Text, _, Rewritten::Fields(fields)) => {
+                Ok(Value::Object(fields).to_string().into_bytes())
+            }
+            (Dialect::Json(_) | Dialect::Text, _, Rewritten::List(list)) => {
+                Ok(list.to_string().into_bytes())
+            }
+            (Dialect::Mqtt, Content::Mqtt(connect), Rewritten::Fields(fields)) => {
+                connect.rewritten(&fields)
+            }
+            (Dialect::Mqtt, _, _) => Err(Reason::Forbidden),
+            (_, _, Rewritten::Text(text)) => Ok(text.into_bytes()),
+            (Dialect::Graphql(_), _, Rewritten::Fields(fields)) => {
+                Ok(graphql::rewritten(&login.parsed, Value::Object(fields)))
+            }
+            (Dialect::Stomp(stomp), Content::Stomp(connect), Rewritten::Fields(fields)) => {
+                stomp.rewritten(connect, &fields)
+            }
+            (Dialect::Phoenix(_), Content::Phoenix(message), Rewritten::Fields(fields)) => {
+                Ok(phoenix::rewritten(message, Value::Object(fields)))
+            }
+            (
+                Dialect::Centrifuge(centrifuge),
+                Content::Centrifuge(behind),
+                Rewritten::Fields(fields),
+            ) => Ok(centrifuge.rewritten(&login.parsed, behind, &fields)),
+            (
+                Dialect::Graphql(_)
+                | Dialect::Stomp(_)
+                | Dialect::Phoenix(_)
+                | Dialect::Centrifuge(_),
+                _,
+                Rewritten::Fields(_) | Rewritten::List(_),
+            ) => Err(Reason::Forbidden),
+        }
+    }
+}
+
+impl Dialect {
+    fn compile(config: &MessageConfig, problems: &mut Vec<Problem>) -> Option<Dialect> {
+        match config.format {
+            MessageFormat::Json => JsonLogin::compile(config, problems).map(Dialect::Json),
+            MessageFormat::Text => {
+                text::check(config, problems);
+                Some(Dialect::Text)
+            }
+            MessageFormat::Graphql => GraphqlLogin::compile(config, problems).map(Dialect::Graphql),
+            MessageFormat::Stomp => StompLogin::compile(config, problems).map(Dialect::Stomp),
+            MessageFormat::Mqtt => {
+                mqtt::check(config, problems);
+                Some(Dialect::Mqtt)
+            }
+            MessageFormat::Phoenix => PhoenixLogin::compile(config, problems).map(Dialect::Phoenix),
+            MessageFormat::Centrifuge => {
+                CentrifugeLogin::compile(config, problems).map(Dialect::Centrifuge)
+            }
+        }
+    }
+}
+
+impl LoginMessage {
+    fn new(
+        token: Option<Secret>,
+        parsed: Value,
+        content: Content,
+        whole: &[u8],
+        text: bool,
+    ) -> LoginMessage {
+        LoginMessage { token, parsed, name: None, content, whole: whole.to_vec(), text }
+    }
+}
+
+/// A message as JSON that has one reading.
+fn strictly(payload: &[u8]) -> Result<Value, Reason> {
+    crate::json::parse(payload).map_err(|error| match error {
+        JsonError::Malformed => Reason::MalformedCredential,
+        JsonError::Ambiguous => Reason::AmbiguousCredential,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(format: &str, forward: Value) -> MessageSource {
+        let config = serde_json::from_value(json!({ "format": format })).unwrap();
+        let forward: Option<ForwardConfig> = serde_json::from_value(forward).unwrap();
+        MessageSource::compile(&config, forward.as_ref(), 0)
+            .unwrap_or_else(|_| panic!("{format} does not compile"))
+    }
+
+    fn sent(source: &MessageSource, payload: &[u8], text: bool) -> Result<Vec<u8>, Reason> {
+        let login = source.read(&mut Progress::default(), payload, text, 1000)?.unwrap();
+        let variables = Variables::from([("identity", json!({ "subject": "ann" }))]);
+        let forwarded = source.forwarded(&login, "ann", &variables)?.unwrap();
+        assert_eq!(forwarded.text, text);
+        Ok(forwarded.payload)
+    }
+
+    const STOMP: &str = "CONNECT\nlogin:ann\npasscode:t\n\n\0";
+
+    #[test]
+    fn a_dialects_login_is_sent_on_without_its_token_unless_told_otherwise() {
+        let stripped = sent(&source("stomp", Value::Null), STOMP.as_bytes(), true);
+        assert_eq!(stripped, Ok(b"CONNECT\nlogin:ann\n\n\0".to_vec()));
+        let whole = sent(&source("stomp", json!(true)), STOMP.as_bytes(), true);
+        assert_eq!(whole, Ok(STOMP.into()));
+        let rewrite = json!({ "rewrite": r#"{"login": identity.subject + "!"}"# });
+        let rewritten = sent(&source("stomp", rewrite), STOMP.as_bytes(), true);
+        assert_eq!(rewritten, Ok(b"CONNECT\nlogin:ann!\n\n\0".to_vec()));
+    }
+
+    #[test]
+    fn a_strangers_login_name_is_forbidden_unless_it_is_rewritten() {
+        let stranger = STOMP.replace("login:ann", "login:bob");
+        for forward in [Value::Null, json!(true), json!(false)] {
+            let found = sent(&source("stomp", forward), stranger.as_bytes(), true);
+            assert_eq!(found, Err(Reason::Forbidden));
+        }
+        let rewrite = json!({ "rewrite": r#"{"passcode": "s"}"# });
+        let rewritten = sent(&source("stomp", rewrite), stranger.as_bytes(), true);
+        assert_eq!(rewritten, Ok(b"CONNECT\npasscode:s\n\n\0".to_vec()));
+        let nameless = STOMP.replace("login:ann", "login:");
+        assert!(sent(&source("stomp", Value::Null), nameless.as_bytes(), true).is_ok());
+    }
+
+    #[test]
+    fn mqtt_is_put_together_from_messages_within_its_bounds() {
+        let source = source("mqtt", Value::Null);
+        let packet = b"\x10\x15\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01a\x00\x03ann\x00\x01t";
+        let mut progress = Progress::default();
+        let (last, first) = packet.split_last().unwrap();
+        for byte in first {
+            assert!(source.read(&mut progress, &[*byte], false, 1000).unwrap().is_none());
+        }
+        let login = source.read(&mut progress, &[*last], false, 1000).unwrap().unwrap();
+        assert!(source.follower_behind(&login).is_ok());
+        let forwarded = source.forwarded(&login, "ann", &Variables::new()).unwrap().unwrap();
+        let expected = b"\x10\x12\x00\x04MQTT\x04\x82\x00\x3c\x00\x01a\x00\x03ann";
+        assert_eq!(forwarded.payload, expected);
+        let refusal = source.refusal(&progress, None, Reason::Forbidden).unwrap();
+        assert_eq!(refusal.message, Some((false, vec![0x20, 2, 0, 5])));
+
+        let twice = [&packet[..], packet].concat();
+        let login = source.read(&mut Progress::default(), &twice, false, 1000).unwrap().unwrap();
+        assert_eq!(source.follower_behind(&login).err(), Some(Reason::AmbiguousCredential));
+        let small = source.read(&mut Progress::default(), packet, false, 10).err();
+        assert_eq!(small, Some(Reason::AuthMessageTooLarge));
+        let text = source.read(&mut Progress::default(), packet, true, 1000).err();
+        assert_eq!(text, Some(Reason::MalformedCredential));
+    }
+
+    #[test]
+    fn a_rewrite_gives_the_fields_of_its_dialect() {
+        let rewrite = |format: &str, expression: &str, payload: &str| {
+            let source = source(format, json!({ "rewrite": expression }));
+            sent(&source, payload.as_bytes(), true).map(|sent| String::from_utf8(sent).unwrap())
+        };
+        let user = r#"{"user": identity.subject}"#;
+        assert_eq!(
+            rewrite("graphql", user, r#"{"type":"connection_init","payload":{"a":1}}"#),
+            Ok(r#"{"type":"connection_init","payload":{"user":"ann"}}"#.into())
+        );
+        assert_eq!(
+            rewrite("phoenix", user, r#"["1","1","room","phx_join",{"token":"t"}]"#),
+            Ok(r#"["1","1","room","phx_join",{"user":"ann"}]"#.into())
+        );
+        assert_eq!(
+            rewrite("centrifuge", user, r#"{"connect":{"token":"t","name":"js"},"id":1}"#),
+            Ok(r#"{"connect":{"name":"js","user":"ann"},"id":1}"#.into())
+        );
+        assert_eq!(rewrite("stomp", r#""as it is""#, STOMP), Ok("as it is".into()));
+        assert_eq!(rewrite("stomp", "[1]", STOMP), Err(Reason::Forbidden));
+    }
+
+    #[test]
+    fn keys_of_other_formats_are_refused() {
+        for config in [
+            json!({ "format": "mqtt", "token": "/password" }),
+            json!({ "format": "mqtt", "where": { "/a": 1 } }),
+            json!({ "format": "stomp", "where": { "/a": 1 } }),
+            json!({ "format": "graphql", "where": { "/a": 1 } }),
+            json!({ "format": "phoenix", "token": "token" }),
+            json!({ "format": "centrifuge", "token": "" }),
+        ] {
+            let read = serde_json::from_value(config.clone()).unwrap();
+            let problems = MessageSource::compile(&read, None, 0).err().unwrap_or_default();
+            assert_eq!(problems.len(), 1, "{config}");
         }
     }
 }

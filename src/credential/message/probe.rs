@@ -13,6 +13,8 @@ use super::pointer::{Pointer, array_index};
 /// without one, whether there is a value at all.
 pub(super) fn any_at(text: &str, pointer: &Pointer, expected: Option<&Value>) -> bool {
     let probe = Probe { tokens: pointer.tokens(), expected };
+    // Some decoders of UTF-8 take a mark at the front away.
+    let text = text.trim_start_matches('\u{feff}');
     let mut deserializer = serde_json::Deserializer::from_str(text);
     match probe.deserialize(&mut deserializer) {
         Ok(found) => found,

@@ -63,7 +63,7 @@ impl RefreshMessage {
     /// reader finds no renewal, [`Reason::AmbiguousCredential`] if two readers could
     /// read it differently.
     pub fn read(&self, payload: &[u8]) -> Result<Secret, Reason> {
-        self.0.read(payload).map(|login| login.token)
+        self.0.read(payload, true)?.token.ok_or(Reason::MissingCredential)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `forward: {rewrite: CEL}`: another message in place of the login.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::close::Reason;
 use crate::expression::{EvaluateError, Variables};
@@ -8,24 +8,36 @@ use crate::expression::{EvaluateError, Variables};
 /// The variables whose content a stranger may have chosen.
 const FOREIGN: [&str; 2] = ["identity", "request"];
 
-/// The bytes to send. A line protocol ends its commands with control
+/// What an expression gave in place of the login.
+#[derive(Debug, PartialEq)]
+pub(super) enum Rewritten {
+    /// A message as it is.
+    Text(String),
+    /// A list.
+    List(Value),
+    /// Fields of the dialect, or JSON.
+    Fields(Map<String, Value>),
+}
+
+/// What to send instead. A line protocol ends its commands with control
 /// characters: those of the expression itself may stand, those that come from
 /// identity or request would be commands of a stranger and are forbidden.
 pub(super) fn rewritten(
     variables: &Variables,
     evaluate: impl Fn(&Variables) -> Result<Value, EvaluateError>,
-) -> Result<Vec<u8>, Reason> {
+) -> Result<Rewritten, Reason> {
     match evaluate(variables).map_err(|_| Reason::Forbidden)? {
         Value::String(text) => match harmless(variables) {
             // What harmless variables would have given tells whether the
             // control characters found their way into the text.
             Some(harmless) => match evaluate(&harmless) {
-                Ok(Value::String(other)) if other == text => Ok(text.into_bytes()),
+                Ok(Value::String(other)) if other == text => Ok(Rewritten::Text(text)),
                 Ok(_) | Err(_) => Err(Reason::Forbidden),
             },
-            None => Ok(text.into_bytes()),
+            None => Ok(Rewritten::Text(text)),
         },
-        structure @ (Value::Object(_) | Value::Array(_)) => Ok(structure.to_string().into_bytes()),
+        Value::Object(fields) => Ok(Rewritten::Fields(fields)),
+        list @ Value::Array(_) => Ok(Rewritten::List(list)),
         Value::Null | Value::Bool(_) | Value::Number(_) => Err(Reason::Forbidden),
     }
 }
@@ -77,8 +89,11 @@ mod tests {
 
     fn rewrite(identity: Value, of: fn(&Variables) -> Value) -> Result<String, Reason> {
         let variables = Variables::from([("identity", identity), ("message", json!("a\nb"))]);
-        let bytes = rewritten(&variables, |variables| Ok(of(variables)))?;
-        Ok(String::from_utf8(bytes).unwrap())
+        Ok(match rewritten(&variables, |variables| Ok(of(variables)))? {
+            Rewritten::Text(text) => text,
+            Rewritten::List(list) => list.to_string(),
+            Rewritten::Fields(fields) => Value::Object(fields).to_string(),
+        })
     }
 
     fn command(variables: &Variables) -> Value {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::LoginMessage;
+use super::{Content, LoginMessage};
 use crate::close::Reason;
 use crate::credential::config::MessageConfig;
 use crate::problem::Problem;
@@ -19,10 +19,11 @@ pub(super) fn check(config: &MessageConfig, problems: &mut Vec<Problem>) {
     }
 }
 
-pub(super) fn read(payload: &[u8]) -> Result<LoginMessage, Reason> {
+pub(super) fn read(payload: &[u8], is_text: bool) -> Result<LoginMessage, Reason> {
     match std::str::from_utf8(payload) {
         Ok(text) if !text.is_empty() => {
-            Ok(LoginMessage { token: Secret::new(text), parsed: Value::String(text.to_owned()) })
+            let (token, parsed) = (Some(Secret::new(text)), Value::String(text.to_owned()));
+            Ok(LoginMessage::new(token, parsed, Content::Whole, payload, is_text))
         }
         Ok(_) | Err(_) => Err(Reason::MalformedCredential),
     }
@@ -34,7 +35,9 @@ mod tests {
 
     #[test]
     fn the_whole_message_is_the_token() {
-        let read = |payload: &[u8]| read(payload).map(|login| login.token.expose().to_vec());
+        let read = |payload: &[u8]| {
+            read(payload, true).map(|login| login.token.unwrap().expose().to_vec())
+        };
         assert_eq!(read(b" a b\n"), Ok(b" a b\n".to_vec()));
         assert_eq!(read(b""), Err(Reason::MalformedCredential));
         assert_eq!(read(b"\xff"), Err(Reason::MalformedCredential));

@@ -11,7 +11,7 @@ use super::pointer::{Pointer, array_index};
 use super::probe::equal;
 
 /// The conditions of a login, followed through one message.
-pub struct LoginWatch {
+pub(super) struct LoginWatch {
     conditions: Vec<Condition>,
     opening: Opening,
     depth: usize,
@@ -79,7 +79,7 @@ impl LoginWatch {
     }
 
     /// Reads on; whether the message is a login by what came so far.
-    pub fn is_login(&mut self, piece: &[u8]) -> bool {
+    pub(super) fn is_login(&mut self, piece: &[u8]) -> bool {
         let mut rest = piece;
         if self.opening == Opening::Awaited {
             // A byte order mark may come first, or several.

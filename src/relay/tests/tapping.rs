@@ -34,7 +34,8 @@ impl Tap for Auth {
             if bad {
                 TapVerdict::Close { reason: Reason::Forbidden, code: 4003 }
             } else {
-                TapVerdict::Continue { reply: Some(super::text("welcome", None).into()) }
+                let reply = Some(super::text("welcome", None).into());
+                TapVerdict::Continue { reply, instead: None }
             }
         })
     }
@@ -43,7 +44,7 @@ impl Tap for Auth {
         begun.starts_with(b"auth se")
     }
 
-    fn watch(&self) -> Option<Box<dyn Watch>> {
+    fn watch(&self, _: bool) -> Option<Box<dyn Watch>> {
         Some(Box::new(HasX))
     }
 }

@@ -1,0 +1,126 @@
+//! The places of a JSON document where a dialect looks for its token.
+
+use serde_json::Value;
+
+use super::pointer::Pointer;
+use crate::close::Reason;
+use crate::credential::config::MessageConfig;
+use crate::problem::Problem;
+use crate::secret::Secret;
+
+/// Pointers of which one, or several that agree, hold the token.
+pub(super) struct Places(Vec<Pointer>);
+
+impl Places {
+    /// The configured place, or else `defaults`.
+    pub(super) fn compile(
+        config: &MessageConfig,
+        defaults: &[&str],
+        problems: &mut Vec<Problem>,
+    ) -> Option<Places> {
+        if !config.conditions.is_empty() {
+            let message = "belongs to `format: json`: the other formats know their logins";
+            problems.push(Problem::new("message.where", message));
+        }
+        let written: Vec<&str> = match &config.token {
+            Some(token) => vec![token],
+            None => defaults.to_vec(),
+        };
+        let mut places = Vec::with_capacity(written.len());
+        for one in written {
+            match Pointer::parse(one) {
+                Ok(pointer) if !pointer.tokens().is_empty() => places.push(pointer),
+                Ok(_) => {
+                    let message = "must point into the message, as \"/token\" does";
+                    problems.push(Problem::new("message.token", message));
+                }
+                Err(message) => problems.push(Problem::new("message.token", message)),
+            }
+        }
+        (!places.is_empty()).then_some(Places(places))
+    }
+
+    /// The one token in `document`; `null` is no token.
+    ///
+    /// # Errors
+    /// [`Reason::AmbiguousCredential`] if two places hold different ones,
+    /// [`Reason::MalformedCredential`] if one holds something else.
+    pub(super) fn token(&self, document: &Value) -> Result<Option<Secret>, Reason> {
+        agreed(self.0.iter().filter_map(|place| match place.of(document) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(Some(text.as_str())),
+            Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                Some(None)
+            }
+        }))
+    }
+
+    /// `document` without the members that hold tokens.
+    pub(super) fn strip(&self, document: &mut Value) {
+        for place in &self.0 {
+            place.remove_from(document);
+        }
+    }
+}
+
+/// The one token that all places agree on; an inner `None` cannot be a token.
+///
+/// # Errors
+/// As [`Places::token`].
+pub(super) fn agreed<'a>(
+    found: impl Iterator<Item = Option<&'a str>>,
+) -> Result<Option<Secret>, Reason> {
+    let mut token = None;
+    for one in found {
+        let one = one.map(without_scheme).filter(|one| !one.is_empty());
+        let one = one.ok_or(Reason::MalformedCredential)?;
+        if token.is_some_and(|token| token != one) {
+            return Err(Reason::AmbiguousCredential);
+        }
+        token = Some(one);
+    }
+    Ok(token.map(Secret::new))
+}
+
+/// A token is often written as the header that it would have been.
+fn without_scheme(text: &str) -> &str {
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_matches(' '),
+        Some(_) | None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn token(document: &Value) -> Result<Option<String>, Reason> {
+        let places = Places(vec![Pointer::parse("/a").unwrap(), Pointer::parse("/b/c").unwrap()]);
+        let token = places.token(document)?;
+        Ok(token.map(|token| String::from_utf8(token.expose().to_vec()).unwrap()))
+    }
+
+    #[test]
+    fn any_place_gives_the_token_with_or_without_its_scheme() {
+        assert_eq!(token(&json!({ "a": "t" })), Ok(Some("t".into())));
+        assert_eq!(token(&json!({ "b": { "c": "bearer t" } })), Ok(Some("t".into())));
+        assert_eq!(token(&json!({ "a": null, "c": "t" })), Ok(None));
+        assert_eq!(token(&json!({ "a": "Basic dDp0" })), Ok(Some("Basic dDp0".into())));
+    }
+
+    #[test]
+    fn two_places_must_agree() {
+        assert_eq!(token(&json!({ "a": "Bearer t", "b": { "c": "t" } })), Ok(Some("t".into())));
+        let differing = json!({ "a": "t", "b": { "c": "u" } });
+        assert_eq!(token(&differing), Err(Reason::AmbiguousCredential));
+    }
+
+    #[test]
+    fn what_is_no_text_is_malformed() {
+        for wrong in [json!(1), json!(""), json!("Bearer "), json!(["t"]), json!({ "t": 1 })] {
+            assert_eq!(token(&json!({ "a": wrong })), Err(Reason::MalformedCredential));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The usual upgrade, answered without hyper, which costs a good part less: the
+//! head is there whole when the stream is first looked at, and a 101 is all that
+//! is said. Until it is answered the head stays in the guard, so that any other
+//! answer can be left to hyper.
+
+use std::io;
+use std::task::Poll;
+
+use bytes::{Buf as _, Bytes};
+use http::header::HeaderMap;
+use http::request;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
+
+use super::{HeadGuard, Phase};
+use crate::handshake::head::{self, Framing};
+use crate::stream::Stream;
+
+impl HeadGuard {
+    /// The head of an upgrade, if it is here already: nothing is waited for.
+    pub async fn waiting_upgrade(&mut self) -> Option<request::Parts> {
+        let looked = std::future::poll_fn(|context| {
+            // The end of the stream, or an error, comes again to whoever reads on.
+            let read = self.poll_fill(context);
+            Poll::Ready(matches!(read, Poll::Ready(Ok(false))))
+        });
+        if !looked.await {
+            return None;
+        }
+        let Some(next) = self.judge(0) else {
+            self.phase = Phase::Head { scanned: self.ahead.len() };
+            return None;
+        };
+        self.phase = next;
+        match self.phase {
+            Phase::Judged { left, framing: Framing::Upgrade, fields } => {
+                head::request(Bytes::copy_from_slice(&self.ahead[..left]), fields)
+            }
+            _ => None,
+        }
+    }
+
+    /// Answers the upgrade that was taken with a 101 of these `headers`; gives
+    /// back the stream and what the client sent behind its head.
+    ///
+    /// # Errors
+    /// The client is gone, or takes nothing.
+    pub async fn switch(mut self, headers: &HeaderMap) -> io::Result<(Stream, Bytes)> {
+        if let Phase::Judged { left, .. } = self.phase {
+            self.ahead.advance(left);
+        }
+        let mut answer = Vec::with_capacity(256);
+        answer.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+        write_fields(&mut answer, headers);
+        let writing = async {
+            self.stream.write_all(&answer).await?;
+            self.stream.flush().await
+        };
+        match self.limits.write_stall {
+            Some(limit) => timeout(limit, writing).await??,
+            None => writing.await?,
+        }
+        Ok((self.stream, self.ahead.freeze()))
+    }
+}
+
+/// Writes `headers` and the empty line that ends a head (RFC 9112 §2.1).
+pub fn write_fields(bytes: &mut Vec<u8>, headers: &HeaderMap) {
+    for (name, value) in headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            bytes.extend_from_slice(part);
+        }
+    }
+    bytes.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::UnixStream;
+
+    use super::super::{FEW_FIELDS, GuardLimits, STAND_IN};
+    use super::*;
+
+    const HEAD: &str =
+        "GET /ws?a=b HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nX: 1\r\nX: 2\r\n\r\n";
+
+    async fn guarded(sent: &str) -> (HeadGuard, UnixStream) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(sent.as_bytes()).await.unwrap();
+        ours.readable().await.unwrap();
+        let limits = GuardLimits { header_bytes: 1024, write_stall: None };
+        (HeadGuard::new(Stream::Unix(ours), limits).0, theirs)
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_that_is_here_is_taken_and_answered_with_what_comes_behind_kept() {
+        let (mut guard, mut theirs) = guarded(&format!("{HEAD}behind")).await;
+        let head = guard.waiting_upgrade().await.unwrap();
+        assert_eq!((head.method.as_str(), head.uri.to_string()), ("GET", "/ws?a=b".to_owned()));
+        assert_eq!(head.headers.get_all("x").iter().collect::<Vec<_>>(), ["1", "2"]);
+        let mut headers = HeaderMap::new();
+        headers.insert("upgrade", "websocket".parse().unwrap());
+        let (stream, ahead) = guard.switch(&headers).await.unwrap();
+        assert_eq!(&ahead[..], b"behind");
+        drop(stream);
+        let mut answer = String::new();
+        theirs.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_was_taken_is_still_there_for_hyper() {
+        let (mut guard, _theirs) = guarded(HEAD).await;
+        assert!(guard.waiting_upgrade().await.is_some());
+        let mut all = vec![0; HEAD.len()];
+        guard.read_exact(&mut all).await.unwrap();
+        assert_eq!(all, HEAD.as_bytes());
+    }
+
+    #[tokio::test]
+    async fn whatever_else_is_there_is_left_to_hyper() {
+        let many: String = (0..=FEW_FIELDS).map(|n| format!("x{n}:\r\n")).collect();
+        let others = [
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            HEAD[..HEAD.len() - 1].to_owned(),
+            HEAD.replace("Host", "Host: b\r\nHost"),
+            HEAD.replace("X: 1", &many),
+        ];
+        for sent in others {
+            let (mut guard, theirs) = guarded(&sent).await;
+            assert!(guard.waiting_upgrade().await.is_none(), "{sent}");
+            drop(theirs);
+            let mut read = Vec::new();
+            // A refused head never ends: its stand-in asks for an answer.
+            let reading = timeout(Duration::from_millis(50), guard.read_to_end(&mut read));
+            let refused = reading.await.is_err();
+            assert_eq!(refused, read == STAND_IN, "{sent}");
+        }
+        let (mut guard, _theirs) = guarded("G").await;
+        assert!(guard.waiting_upgrade().await.is_none());
+        let again = timeout(Duration::ZERO, guard.waiting_upgrade()).await;
+        assert!(again.is_ok_and(|head| head.is_none()), "it waited");
+    }
+}

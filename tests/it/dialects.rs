@@ -1,0 +1,224 @@
+//! Protocols whose login is their own first message: byte for byte, and with their
+//! real clients and servers.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::support::{
+    Frame, Gate, Opcode, Recipe, Request, SECRET, Socket, Token, Upstream, policy, token,
+};
+
+fn config(format: &str, forward: &str, upstream: &str) -> String {
+    let forward = if forward.is_empty() { String::new() } else { format!(", forward: {forward}") };
+    let message = format!("{{ message: {{ format: {format} }}, verifier: app{forward} }}");
+    let credentials = format!("[{{ cookie: session, verifier: app }}, {message}]");
+    policy(&format!("origins: any, credentials: {credentials}"), upstream)
+}
+
+fn open(gate: &Gate) -> Socket {
+    Request::upgrade("/ws/echo").open(gate.address())
+}
+
+fn connection_init(token: &str) -> String {
+    json!({ "type": "connection_init", "payload": { "Authorization": format!("Bearer {token}") } })
+        .to_string()
+}
+
+fn connect(login: &str, token: &str) -> String {
+    format!("CONNECT\naccept-version:1.2\nlogin:{login}\npasscode:{token}\n\n\0")
+}
+
+/// A CONNECT packet of MQTT 3.1.1.
+fn packet(user: &str, password: Option<&str>) -> Vec<u8> {
+    let mut body = b"\0\x04MQTT\x04\x82\0\x3c\0\x02me".to_vec();
+    body[7] |= if password.is_some() { 0x40 } else { 0 };
+    for text in [Some(user), password].into_iter().flatten() {
+        body.extend((text.len() as u16).to_be_bytes());
+        body.extend(text.as_bytes());
+    }
+    let mut packet = vec![0x10];
+    if body.len() > 127 {
+        packet.push(body.len() as u8 | 0x80);
+        packet.push((body.len() >> 7) as u8);
+    } else {
+        packet.push(body.len() as u8);
+    }
+    packet.extend(body);
+    packet
+}
+
+fn binary(payload: &[u8]) -> Frame {
+    Frame::new(Opcode::Binary, payload)
+}
+
+#[test]
+fn a_dialects_login_reaches_the_upstream_without_its_token() {
+    let good = token("alice");
+    let cases = [
+        (
+            "graphql",
+            connection_init(&good),
+            r#"{"type":"connection_init","payload":{}}"#.to_owned(),
+        ),
+        (
+            "stomp",
+            connect("alice", &good),
+            "CONNECT\naccept-version:1.2\nlogin:alice\n\n\0".to_owned(),
+        ),
+        (
+            "phoenix",
+            json!(["1", "1", "room", "phx_join", { "token": good }]).to_string(),
+            r#"["1","1","room","phx_join",{}]"#.to_owned(),
+        ),
+        (
+            "centrifuge",
+            json!({ "connect": { "token": good }, "id": 1 }).to_string(),
+            r#"{"connect":{},"id":1}"#.to_owned(),
+        ),
+    ];
+    for (format, login, expected) in cases {
+        let upstream = Upstream::start();
+        let gate = Gate::start(&config(format, "", &upstream.ws()));
+        let mut socket = open(&gate);
+        socket.send(&login);
+        assert_eq!(socket.text(), expected, "{format}");
+        // The same again: a client may log in twice, as the same identity.
+        socket.send(&login);
+        assert_eq!(socket.text(), expected, "{format} again");
+        assert_eq!(upstream.last().header("x-forwarded-user"), Some("alice"));
+        socket.send(&login.replace(&good, &token("mallory")));
+        assert_eq!(socket.closed().code, 4003, "{format} as another");
+    }
+}
+
+#[test]
+fn an_mqtt_login_comes_in_pieces_and_names_the_subject() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("mqtt", "", &upstream.ws()));
+    let mut socket = Request::upgrade("/ws/echo").protocols("mqtt").open(gate.address());
+    assert_eq!(socket.head.header("sec-websocket-protocol"), Some("mqtt"));
+    for piece in packet("alice", Some(&token("alice"))).chunks(7) {
+        socket.send_frame(&binary(piece));
+    }
+    assert_eq!(socket.receive(), binary(&packet("alice", None)));
+    // A second CONNECT is found between packets, however they are cut.
+    socket.send_frame(&binary(&[0x30, 2, 0x10]));
+    assert_eq!(socket.receive(), binary(&[0x30, 2, 0x10]));
+    socket.send_frame(&binary(&[0x10, 0xc0, 0]));
+    assert_eq!(socket.receive(), binary(&[0x10, 0xc0, 0]));
+    socket.send_frame(&binary(&[0xc0, 0, 0x10]));
+    assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
+}
+
+#[test]
+fn refusals_speak_the_dialect() {
+    let stale = Token::of("alice").expires_in(-600).sign();
+    let upstream = Upstream::start();
+
+    let gate = Gate::start(&config("graphql", "", &upstream.ws()));
+    for (protocol, login, code) in [
+        ("graphql-transport-ws", connection_init(&stale), 4403),
+        ("graphql-transport-ws", connection_init("nonsense"), 4401),
+        ("graphql-transport-ws", r#"{"type":"subscribe"}"#.to_owned(), 4401),
+        ("graphql-ws", connection_init(&stale), 4403),
+    ] {
+        let mut socket = Request::upgrade("/ws/echo").protocols(protocol).open(gate.address());
+        assert_eq!(socket.head.header("sec-websocket-protocol"), Some(protocol));
+        socket.send(&login);
+        if protocol == "graphql-ws" {
+            assert_eq!(socket.json()["type"], "connection_error");
+        }
+        assert_eq!(socket.closed().code, code, "{protocol} {login}");
+    }
+
+    let gate = Gate::start(&config("stomp", "", &upstream.ws()));
+    for (login, message) in [
+        (connect("alice", "nonsense"), "Unauthorized"),
+        (connect("bob", &token("alice")), "Forbidden"),
+    ] {
+        let mut socket = open(&gate);
+        socket.send(&login);
+        assert!(socket.text().starts_with(&format!("ERROR\nmessage:{message}\n")));
+    }
+
+    let gate = Gate::start(&config("mqtt", "", &upstream.ws()));
+    for (user, password) in [("alice", "nonsense".to_owned()), ("bob", token("alice"))] {
+        let mut socket = open(&gate);
+        socket.send_frame(&binary(&packet(user, Some(&password))));
+        assert_eq!(socket.receive(), binary(&[0x20, 2, 0, 5]));
+    }
+
+    let gate = Gate::start(&config("centrifuge", "", &upstream.ws()));
+    let mut socket = open(&gate);
+    socket.send(&json!({ "id": 7, "connect": { "token": stale } }).to_string());
+    let expected = json!({ "id": 7, "error": { "code": 109, "message": "Session expired" } });
+    assert_eq!(socket.json(), expected);
+    upstream.saw_nothing();
+}
+
+#[test]
+fn who_came_by_cookie_may_say_hello_without_a_token_but_not_as_another() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("stomp", "", &upstream.ws()));
+    let by_cookie = || Request::upgrade("/ws/echo").cookie(&token("alice")).open(gate.address());
+    let mut socket = by_cookie();
+    socket.send("CONNECT\nlogin:alice\n\n\0");
+    assert_eq!(socket.text(), "CONNECT\nlogin:alice\n\n\0");
+    socket.send("CONNECT\nlogin:alice\n\n\0");
+    assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
+    let mut socket = by_cookie();
+    socket.send("CONNECT\nlogin:bob\n\n\0");
+    assert_eq!(socket.closed().says(), (4003, "Forbidden"));
+    let mut socket = by_cookie();
+    socket.send("SEND\n\nx\0CONNECT\nlogin:bob\n\n\0");
+    assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
+}
+
+#[test]
+fn a_rewrite_logs_in_at_the_upstream_with_the_identity() {
+    let upstream = Upstream::start();
+    let rewrite = r#"{ rewrite: '{"username": identity.subject, "password": "of-the-gate"}' }"#;
+    let gate = Gate::start(&config("mqtt", rewrite, &upstream.ws()));
+    let mut socket = open(&gate);
+    socket.send_frame(&binary(&packet("whoever", Some(&token("alice")))));
+    assert_eq!(socket.receive(), binary(&packet("alice", Some("of-the-gate"))));
+}
+
+#[test]
+fn real_clients_and_servers_speak_through_the_gate() {
+    let mut child = Command::new("node")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/dialects.mjs"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("node runs (tests/run setup installs it)");
+    let mut told = BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    told.read_line(&mut line).expect("a line");
+    let ports: Value = serde_json::from_str(&line).expect("ports (tests/run setup installs them)");
+    let here = |name: &str| format!("ws://127.0.0.1:{}", ports[name]);
+    let places = [
+        ("ws://127.0.0.1:4000", here("graphql")),
+        ("ws://127.0.0.1:4001", here("old")),
+        ("ws://127.0.0.1:15674", here("stomp")),
+        ("ws://127.0.0.1:9001", here("mqtt")),
+        ("ws://127.0.0.1:8000", here("centrifuge")),
+    ];
+    let places: Vec<(&str, &str)> =
+        places.iter().map(|(page, here)| (*page, here.as_str())).collect();
+    let recipe = Recipe::read("first-message.md");
+    let gate = recipe.start_in(recipe.directory(), &places, &[("JWT_SECRET", SECRET)]);
+    let case = json!({
+        "gate": format!("ws://{}", gate.address()),
+        "good": token("alice"),
+        "expired": Token::of("alice").expires_in(-600).sign(),
+    });
+    let mut stdin = child.stdin.take().expect("piped");
+    writeln!(stdin, "{case}").expect("it reads");
+    let mut results = String::new();
+    std::io::Read::read_to_string(&mut told, &mut results).expect("results");
+    assert!(child.wait().expect("it ends").success(), "{results}");
+    assert_eq!(results.lines().filter(|line| line.starts_with("ok ")).count(), 10, "{results}");
+}
