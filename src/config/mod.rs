@@ -17,6 +17,7 @@ mod check;
 mod effective;
 mod environment;
 mod file;
+mod lifetime;
 mod load;
 mod logouts;
 mod read;

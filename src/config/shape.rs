@@ -109,6 +109,7 @@ const ABSENT: &[(&str, &str)] = &[
     ("policies.*.require", "none"),
     ("policies.*.reject_message", "none"),
     ("policies.*.accept_message", "none"),
+    ("policies.*.lifetime.refresh", "none"),
     ("routes.[].upstream.tls.ca", "system"),
     ("routes.[].upstream.tls.client_cert", "none"),
     ("routes.[].upstream.tls.client_key", "none"),
@@ -204,7 +205,7 @@ const PROCESS_LIMITS: [&str; 4] =
 const LATER: &[(&str, &[&str])] = &[
     ("server", &["http2", "proxy_protocol"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
-    ("policies.*.lifetime", &["recheck", "recheck_stale", "refresh"]),
+    ("policies.*.lifetime", &["recheck", "recheck_stale"]),
     ("policies.*.credentials.[]", &["client_cert", "dial"]),
     ("policies.*.credentials.[].message", &["dial"]),
     ("policies.*", &["dial"]),

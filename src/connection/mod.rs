@@ -9,7 +9,7 @@ mod registry;
 mod state;
 mod sweep;
 
-pub use self::config::{LifetimeConfig, OnExpiry};
+pub use self::config::{LifetimeConfig, OnExpiry, RefreshConfig};
 pub use self::entry::{Carrier, Controlled, Entry};
 pub use self::grounds::Grounds;
 pub use self::lifetime::{LiveLimits, SubjectLimit, Verdict};

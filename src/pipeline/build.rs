@@ -10,10 +10,10 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::logout_desk;
-use super::plan::{Access, Plan, Plans, Upstream};
+use super::plan::{Access, Plan, Plans, Refresh, Upstream};
 use crate::config::{FileConfig, Loaded, PolicyConfig, RouteConfig, key_path};
-use crate::connection::{LiveLimits, SubjectLimit};
-use crate::credential::Sources;
+use crate::connection::{LiveLimits, RefreshConfig, SubjectLimit};
+use crate::credential::{RefreshMessage, Sources};
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{self, Assertion, IdentityConfig, IdentityHeaders, Spoofed};
@@ -220,6 +220,9 @@ impl Builder<'_> {
             config.accept_message.as_deref(),
             &["identity", "request", "message"],
         );
+        let refresh = config.lifetime.refresh.as_ref();
+        let refresh =
+            refresh.map(|written| self.refresh(&at("lifetime.refresh"), written, verifiers));
         let mut sources = sources?;
         let mut chains = Vec::new();
         for (index, written) in config.credentials.iter().enumerate() {
@@ -256,7 +259,22 @@ impl Builder<'_> {
             codes: config.codes.resolve(),
             reject_message,
             accept_message,
+            refresh: refresh.map_or(Some(None), |refresh| refresh.map(Some))?,
         })
+    }
+
+    fn refresh(
+        &mut self,
+        prefix: &str,
+        config: &RefreshConfig,
+        verifiers: &Verifiers,
+    ) -> Option<Refresh> {
+        let message =
+            self.take(prefix, RefreshMessage::compile(&config.conditions, &config.token))?;
+        // Names that do not resolve have been reported by `config` already.
+        let named = config.verifier.0.iter().filter_map(|name| verifiers.get(name));
+        let chain = Chain::new(named.map(|kept| Arc::clone(&kept.built.verifier)).collect());
+        Some(Refresh { message, chain })
     }
 
     fn message(&mut self, path: &str, source: Option<&str>, known: &[&str]) -> Option<Expression> {

@@ -259,6 +259,12 @@ async fn narrate(
     }
     let headers = exchange.upstream_headers(&identity).map_err(readable)?;
     narrator.say("verdict", "admit");
+    if is_upgrade && let Some(refresh) = &plan.access.refresh {
+        let names: Vec<&str> =
+            refresh.chain.verifiers().iter().map(|verifier| &**verifier.name()).collect();
+        let by = names.join(", ");
+        narrator.say("refresh", format_args!("by a later message, verified by {by}"));
+    }
     tell_upstream(narrator, &exchange, &headers);
     Ok(())
 }

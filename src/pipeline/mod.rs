@@ -13,6 +13,7 @@ mod login;
 mod logout_desk;
 mod plain;
 mod plan;
+mod refresh;
 mod rejection;
 mod session;
 mod slots;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::close::CloseCodes;
 use crate::connection::LiveLimits;
-use crate::credential::Sources;
+use crate::credential::{RefreshMessage, Sources};
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{Assertion, IdentityHeaders, Spoofed};
@@ -110,6 +110,16 @@ pub struct Access {
     pub reject_message: Option<Expression>,
     /// What an admitted client is sent first.
     pub accept_message: Option<Expression>,
+    /// How a live connection renews its login.
+    pub refresh: Option<Refresh>,
+}
+
+/// A policy's `lifetime.refresh`.
+pub struct Refresh {
+    /// The message that holds the new credential.
+    pub message: RefreshMessage,
+    /// Who verifies it.
+    pub chain: Chain,
 }
 
 impl Plans {
@@ -136,6 +146,13 @@ impl Plans {
     /// The plan of the route that `name` labels.
     pub fn named(&self, name: &str) -> Option<&Arc<Plan>> {
         self.router.iter().find(|plan| *plan.name == *name)
+    }
+}
+
+impl Access {
+    /// Whether any message of a client is looked at. They must not be compressed then.
+    pub fn inspects_messages(&self) -> bool {
+        self.sources.message().is_some() || self.refresh.is_some()
     }
 }
 

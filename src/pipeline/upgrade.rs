@@ -183,7 +183,7 @@ pub(super) async fn dial(
         return Err(Failure::Reason(Reason::Forbidden));
     };
     let headers = exchange.upstream_headers(identity).map_err(Failure::Reason)?;
-    let inspected = plan.access.sources.message().is_some();
+    let inspected = plan.access.inspects_messages();
     let request = UpgradeRequest {
         target: exchange.target(),
         headers,

@@ -36,7 +36,7 @@ pub use self::config::{
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
 pub use self::kept::Kept;
 pub use self::logout::{LoggedOut, LoggingOut, Logout, LogoutError};
-pub use self::occasion::Occasion;
+pub use self::occasion::{KeptOccasion, Occasion};
 pub use self::session::{
     CookieFormat, CookieFormatConfig, CookieSignatureConfig, DjangoValueConfig, SecretsConfig,
     SessionConfig, SignatureFormat, StoreConfig, ValueConfig, ValueFormat,

@@ -22,6 +22,7 @@ mod messages;
 mod oidc;
 mod origins;
 mod recipes;
+mod refresh;
 mod refusals;
 mod relay;
 mod reload;

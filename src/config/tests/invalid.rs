@@ -46,7 +46,7 @@ policies:
     credentials:
       - { client_cert: cn, verifier: app }
       - { message: { format: nats }, verifier: app }
-    lifetime: { recheck: 30s, refresh: none }
+    lifetime: { recheck: 30s }
 routes:
   - { path: /l, policy: deny }
   - { path: /v, policy: m, upstream: { url: 'tcp://a:1', frames: binary } }
@@ -55,7 +55,6 @@ routes:
         "policies.m.credentials[0].client_cert: unknown key \"client_cert\"; this version does not have it yet",
         "policies.m.credentials[1].message.format: unknown value \"nats\"; this version does not have it yet",
         "policies.m.lifetime.recheck: unknown key \"recheck\"; this version does not have it yet",
-        "policies.m.lifetime.refresh: unknown key \"refresh\"; this version does not have it yet",
         "routes[1].upstream.frames: unknown key \"frames\"; this version does not have it yet",
         "server.http2: unknown key \"http2\"; this version does not have it yet",
         "server.proxy_protocol: unknown key \"proxy_protocol\"; this version does not have it yet",
@@ -219,6 +218,28 @@ routes: [{ path: /, policy: m, upstream: 'ws://a' }]
         "policies.public: \"public\" is built in; give this policy another name",
         "policies.empty: nobody could pass: give it credentials, `anonymous: true`, or use the policy \"deny\"",
         "policies.m.credentials[1].verifier: needs at least one verifier",
+    ]),
+    ("lifetimes", "
+server: { listen: ':80' }
+verifiers: { app: { jwt: { jwks_file: a } }, t: { ticket: {} } }
+policies:
+  m:
+    credentials: [{ query: t, verifier: app }]
+    lifetime: { refresh: { where: { /type: auth }, token: /token, verifier: [ap, t] } }
+  n:
+    credentials: [{ query: t, verifier: app }]
+    lifetime: { refresh: { where: [], verifier: [] } }
+  o: { credentials: [{ query: t, verifier: app }], lifetime: { refresh: { tokn: /t } } }
+routes: [{ path: /, policy: m, upstream: 'ws://a' }]
+", &[
+        "policies.n.lifetime.refresh.token: is required",
+        "policies.n.lifetime.refresh.where: expected a table of keys, found a list",
+        "policies.o.lifetime.refresh.token: is required",
+        "policies.o.lifetime.refresh.tokn: unknown key; did you mean \"token\"?",
+        "policies.o.lifetime.refresh.verifier: is required",
+        "policies.m.lifetime.refresh.verifier[0]: no verifier named \"ap\" (defined: app, t; did you mean \"app\"?)",
+        "policies.m.lifetime.refresh.verifier: \"t\" verifies tickets, and a ticket opens one connection: name the verifier of the logins that tickets are fetched with",
+        "policies.n.lifetime.refresh.verifier: needs at least one verifier",
     ]),
     ("upstreams", "HEAD
 routes:
