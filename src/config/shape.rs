@@ -111,6 +111,7 @@ const ABSENT: &[(&str, &str)] = &[
     ("policies.*.accept_message", "none"),
     ("routes.[].upstream.proxy_protocol", "none"),
     ("routes.[].upstream.preamble", "none"),
+    ("policies.*.lifetime.refresh", "none"),
     ("routes.[].upstream.tls.ca", "system"),
     ("routes.[].upstream.tls.client_cert", "none"),
     ("routes.[].upstream.tls.client_key", "none"),
@@ -206,11 +207,11 @@ const PROCESS_LIMITS: [&str; 4] =
 const LATER: &[(&str, &[&str])] = &[
     ("server", &["http2"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
-    ("policies.*.lifetime", &["recheck", "recheck_stale", "refresh"]),
+    ("policies.*.lifetime", &["recheck", "recheck_stale"]),
     ("policies.*.credentials.[]", &["client_cert", "dial"]),
     ("policies.*.credentials.[].message", &["dial"]),
     ("policies.*", &["dial"]),
-    ("routes.[]", &["backchannel_logout", "dial"]),
+    ("routes.[]", &["dial"]),
     ("routes.[].upstream", &["dial"]),
 ];
 

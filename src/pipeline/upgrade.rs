@@ -188,7 +188,7 @@ pub(super) async fn dial(
         return raw::dial(plan, raw, exchange, admitted, identity).await;
     }
     let headers = exchange.upstream_headers(identity).map_err(Failure::Reason)?;
-    let inspected = plan.access.sources.message().is_some();
+    let inspected = plan.access.inspects_messages();
     let request = UpgradeRequest {
         target: exchange.target(),
         headers,
