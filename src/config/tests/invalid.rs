@@ -279,7 +279,6 @@ routes:
         "routes[1].upstream: expected a URL that begins with ws:, wss:, http:, https:, ws+unix:, http+unix:, tcp:, tls:, unix:",
         "routes[2].upstream: a user or password has no meaning here: leave it out",
         "routes[3].upstream: a query or fragment has no meaning here: leave it out",
-        "routes[4].upstream: raw upstreams (tcp:) are unknown; this version does not have them yet",
         "routes[5].upstream.tls: is only for wss:, https: and tls: upstreams",
         "routes[5].upstream.tls.client_key: is required with client_cert",
         "routes[6].upstream.tls.client_cert: is required with client_key",
