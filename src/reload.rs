@@ -25,7 +25,6 @@ use crate::config::{self, FileConfig, Loaded};
 use crate::pipeline::{self, Gate};
 use crate::problem::Problem;
 use crate::telemetry::LogLevel;
-use crate::tls;
 
 /// Events come in bursts: an editor writes, renames and touches.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -210,7 +209,8 @@ impl Reloader {
         let Some(files) = loaded.file.server.tls.as_ref().filter(|_| self.tls.is_some()) else {
             return Ok(None);
         };
-        tls::server(&loaded.base.join(&files.cert), &loaded.base.join(&files.key))
+        files
+            .load(&loaded.base)
             .map(Some)
             .map_err(|error| Problem::new("server.tls", error.to_string()))
     }

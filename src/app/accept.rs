@@ -103,7 +103,7 @@ impl Serving {
             }
             peer = accepted.peer.map(|peer| peer.ip());
         }
-        let (stream, tls) = match (accepted.stream, acceptor) {
+        let (stream, tls, certificate) = match (accepted.stream, acceptor) {
             (Stream::Tcp(tcp), Some(acceptor)) => {
                 let accepting = Box::pin(acceptor.accept(tcp));
                 let accepted = within(header_timeout, accepting).await.and_then(Result::ok);
@@ -111,16 +111,18 @@ impl Serving {
                 let Some(stream) = accepted else {
                     return say_silent(&gate, peer, "a connection without a TLS handshake");
                 };
-                (Stream::TlsServer(Box::new(stream)), true)
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let certificate = shown.map(|certificate| Arc::from(&**certificate));
+                (Stream::TlsServer(Box::new(stream)), true, certificate)
             }
-            (stream, _) => (stream, false),
+            (stream, _) => (stream, false, None),
         };
         let guard_limits = GuardLimits {
             header_bytes: usize::try_from(limits.header_bytes.0).unwrap_or(usize::MAX),
             write_stall: limits.http_body_timeout.limit(),
         };
         let (mut guard, fault) = HeadGuard::new(stream, guard_limits);
-        let link = Arc::new(Link::new(peer, ends, tls, fault, slots));
+        let link = Arc::new(Link::new(peer, ends, tls, certificate, fault, slots));
         // Most upgrades are answered without hyper.
         let answered = match guard.waiting_upgrade().await {
             // Boxed, as all that is large: a task is moved when it is spawned.

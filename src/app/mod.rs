@@ -23,7 +23,6 @@ use crate::reload::Reloader;
 use crate::revocation;
 use crate::secret::Secret;
 use crate::telemetry::{Log, LogLevel, Metrics, Telemetry};
-use crate::tls;
 
 /// Why the process does not start.
 #[derive(Debug, thiserror::Error)]
@@ -197,7 +196,7 @@ fn build(loaded: &Loaded, metrics: &Metrics) -> Result<Parts, Unusable> {
         problems.push(Problem::new(key, error.to_string()))
     };
     let tls = loaded.file.server.tls.as_ref().and_then(|files| {
-        let config = tls::server(&loaded.base.join(&files.cert), &loaded.base.join(&files.key));
+        let config = files.load(&loaded.base);
         config.map_err(|error| note("server.tls", &error)).ok()
     });
     let token = loaded.file.admin.token.as_ref().and_then(|token| {

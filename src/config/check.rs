@@ -112,6 +112,16 @@ fn server(file: &FileConfig, findings: &mut Findings) {
     if server.tls.is_some() && only_unix && seen.len() == server.listen.0.len() {
         findings.warning("server.tls", "has no effect: every listener is a Unix socket");
     }
+    if let Some(tls) = server.tls.as_ref().filter(|tls| tls.client_ca.is_none()) {
+        for (key, is_written) in [
+            ("client_crl", tls.client_crl.is_some()),
+            ("client_cert_required", tls.client_cert_required),
+        ] {
+            if is_written {
+                findings.problem(format!("server.tls.{key}"), "needs client_ca");
+            }
+        }
+    }
     if server.threads > MOST_THREADS {
         findings.problem("server.threads", format!("must be at most {MOST_THREADS}"));
     }
@@ -243,7 +253,15 @@ fn one_policy(path: &str, policy: &PolicyConfig, file: &FileConfig, findings: &m
                 "must be the last credential: it is read after all others",
             );
         }
-        verifiers(&format!("{path}.verifier"), &credential.verifier.0, file, findings);
+        let has_authority = file.server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        match credential.client_cert {
+            None => verifiers(&format!("{path}.verifier"), &credential.verifier.0, file, findings),
+            Some(_) if !has_authority => findings.problem(
+                format!("{path}.client_cert"),
+                "needs server.tls.client_ca: the authorities that may vouch for clients",
+            ),
+            Some(_) => {}
+        }
     }
     codes(&format!("{path}.codes"), &policy.codes, findings);
     lifetime::check(path, policy, file, findings);

@@ -35,7 +35,7 @@ impl Loaded {
         let file = &self.file;
         let mut named: Vec<&Path> = Vec::new();
         if let Some(tls) = &file.server.tls {
-            named.extend([tls.cert.as_path(), tls.key.as_path()]);
+            named.extend(tls.files());
         }
         named.extend(file.admin.token.as_ref().and_then(SecretConfig::file));
         named.extend(file.revocation.iter().flat_map(RevocationConfig::files));

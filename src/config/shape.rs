@@ -206,9 +206,8 @@ const PROCESS_LIMITS: [&str; 4] =
 /// Keys of the product that this version refuses by name.
 const LATER: &[(&str, &[&str])] = &[
     ("server", &["http2"]),
-    ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
     ("policies.*.lifetime", &["recheck", "recheck_stale"]),
-    ("policies.*.credentials.[]", &["client_cert", "dial"]),
+    ("policies.*.credentials.[]", &["dial"]),
     ("policies.*.credentials.[].message", &["dial"]),
     ("policies.*", &["dial"]),
     ("routes.[]", &["dial"]),

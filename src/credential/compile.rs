@@ -54,7 +54,10 @@ impl Sources {
                     own.push(Problem::new("", "names the same source as an earlier entry"));
                 }
                 let forward = matches!(written.forward, Some(ForwardConfig::Whole(true)));
-                let verifiers = written.verifier.0.clone().into_boxed_slice();
+                let verifiers = match written.client_cert {
+                    Some(_) => [source.kind().to_owned()].into(),
+                    None => written.verifier.0.clone().into_boxed_slice(),
+                };
                 entries.push(Entry { source, forward, verifiers });
             }
             let prefix = format!("[{index}]");
@@ -73,7 +76,7 @@ impl Source {
             Source::Header(header) => format!("{} {:?}", header.name(), header.scheme()),
             Source::Prefix(prefix) => prefix.prefix().to_owned(),
             Source::Pair(pair) => pair.marker().to_owned(),
-            Source::Message(_) => String::new(),
+            Source::Certificate | Source::Message(_) => String::new(),
         };
         (self.kind(), name)
     }
@@ -87,6 +90,7 @@ fn source(written: &CredentialConfig, index: usize, problems: &mut Vec<Problem>)
         ("header", written.header.is_some()),
         ("subprotocol", written.subprotocol.is_some()),
         ("subprotocol_pair", written.subprotocol_pair.is_some()),
+        ("client_cert", written.client_cert.is_some()),
         ("message", written.message.is_some()),
     ];
     let named: Vec<&str> = named.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
@@ -99,8 +103,8 @@ fn source(written: &CredentialConfig, index: usize, problems: &mut Vec<Problem>)
         problems.push(Problem::new(
             "",
             format!(
-                "exactly one of cookie, query, header, subprotocol, subprotocol_pair or message \
-                 must be given; {found}"
+                "exactly one of cookie, query, header, subprotocol, subprotocol_pair, client_cert \
+                 or message must be given; {found}"
             ),
         ));
         return None;
@@ -126,6 +130,9 @@ fn source(written: &CredentialConfig, index: usize, problems: &mut Vec<Problem>)
     if let Some(marker) = &written.subprotocol_pair {
         return sound(is_token(marker), "subprotocol_pair", "a subprotocol", problems)
             .then(|| Source::Pair(PairSource::new(marker, encoding)));
+    }
+    if written.client_cert.is_some() {
+        return Some(Source::Certificate);
     }
     let message = written.message.as_ref()?;
     match MessageSource::compile(message, written.forward.as_ref(), index) {
@@ -165,7 +172,15 @@ fn options(written: &CredentialConfig, problems: &mut Vec<Problem>) {
         let message = "belongs to `subprotocol` and `subprotocol_pair` only";
         problems.push(Problem::new("encoding", message));
     }
-    if written.verifier.0.is_empty() {
+    if written.client_cert.is_some() {
+        if !written.verifier.0.is_empty() {
+            let message = "has no effect: server.tls.client_ca says who may vouch for a client";
+            problems.push(Problem::new("verifier", message));
+        }
+        if written.forward.is_some() {
+            problems.push(Problem::new("forward", "has no effect: TLS ends here"));
+        }
+    } else if written.verifier.0.is_empty() {
         problems.push(Problem::new("verifier", "name at least one verifier"));
     }
     if written.message.is_none() {

@@ -29,6 +29,9 @@ pub struct CredentialConfig {
     /// A marker entry of `Sec-WebSocket-Protocol`; the entry behind it is the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subprotocol_pair: Option<String>,
+    /// The certificate of the client's TLS handshake: the field that is the subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<CertificateField>,
     /// The first message; must be the last entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<MessageConfig>,
@@ -39,10 +42,31 @@ pub struct CredentialConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
     /// The verifier, or a list of them: the first that recognises the shape decides.
+    #[serde(default, skip_serializing_if = "is_none_named")]
     pub verifier: OneOrMany<String>,
     /// Whether the credential is passed on: `false`, `true`; for messages also `strip` and `{rewrite: CEL}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<ForwardConfig>,
+}
+
+/// The fields of a certificate that can name its owner. It must have exactly one value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateField {
+    /// A URI of subjectAltName, such as a SPIFFE id.
+    SanUri,
+    /// A DNS name of subjectAltName.
+    SanDns,
+    /// An e-mail address of subjectAltName.
+    SanEmail,
+    /// The common name.
+    Cn,
+    /// The SHA-256 of the certificate, in hex.
+    Sha256,
+}
+
+fn is_none_named(verifiers: &OneOrMany<String>) -> bool {
+    verifiers.0.is_empty()
 }
 
 impl CredentialConfig {

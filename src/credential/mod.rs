@@ -18,8 +18,8 @@ use std::borrow::Cow;
 use http::header::{HeaderMap, HeaderName};
 
 pub use self::config::{
-    CredentialConfig, Encoding, ForwardConfig, ForwardWord, MessageConfig, MessageFormat,
-    RewriteConfig, Scheme,
+    CertificateField, CredentialConfig, Encoding, ForwardConfig, ForwardWord, MessageConfig,
+    MessageFormat, RewriteConfig, Scheme,
 };
 use self::cookie::CookieSource;
 use self::header::HeaderSource;
@@ -47,6 +47,8 @@ pub struct Offered<'a> {
     pub query: Option<&'a str>,
     /// The entries of `Sec-WebSocket-Protocol`, in order.
     pub subprotocols: &'a [&'a str],
+    /// The certificate of the TLS handshake, DER.
+    pub certificate: Option<&'a [u8]>,
 }
 
 /// A credential that can be handed to a verifier.
@@ -89,6 +91,8 @@ pub enum Place<'a> {
     Header(&'a HeaderName, Scheme),
     /// Among the offered subprotocols.
     Subprotocol,
+    /// In the TLS handshake.
+    Certificate,
     /// In the first message.
     Message,
 }
@@ -108,6 +112,7 @@ enum Source {
     Header(HeaderSource),
     Prefix(PrefixSource),
     Pair(PairSource),
+    Certificate,
     Message(Box<MessageSource>),
 }
 
@@ -144,7 +149,7 @@ impl Sources {
                     query = query.and_then(|query| parameter.cut(query));
                     parameters.push(parameter);
                 }
-                Source::Prefix(_) | Source::Pair(_) | Source::Message(_) => {}
+                Source::Prefix(_) | Source::Pair(_) | Source::Certificate | Source::Message(_) => {}
             }
         }
         query::cut_from_referer(&parameters, headers);
@@ -168,10 +173,10 @@ impl Sources {
     }
 
     /// Whether any credential is one that a browser may attach by itself, so
-    /// that the origin must be checked: a cookie, Basic, or a bare header.
+    /// that the origin must be checked: a cookie, a certificate, Basic, or a bare header.
     pub fn ambient(&self) -> bool {
         self.entries.iter().any(|entry| match &entry.source {
-            Source::Cookie(_) => true,
+            Source::Cookie(_) | Source::Certificate => true,
             Source::Header(header) => match header.scheme() {
                 Scheme::Bearer => false,
                 Scheme::Basic | Scheme::None => true,
@@ -193,7 +198,8 @@ impl Sources {
             | Source::Query(_)
             | Source::Header(_)
             | Source::Prefix(_)
-            | Source::Pair(_) => None,
+            | Source::Pair(_)
+            | Source::Certificate => None,
         })
     }
 
@@ -262,6 +268,7 @@ impl Source {
             Source::Header(_) => "header",
             Source::Prefix(_) => "subprotocol",
             Source::Pair(_) => "subprotocol_pair",
+            Source::Certificate => "client_cert",
             Source::Message(_) => MessageSource::KIND,
         }
     }
@@ -272,6 +279,7 @@ impl Source {
             Source::Query(query) => Place::Query(query.name()),
             Source::Header(header) => Place::Header(header.name(), header.scheme()),
             Source::Prefix(_) | Source::Pair(_) => Place::Subprotocol,
+            Source::Certificate => Place::Certificate,
             Source::Message(_) => Place::Message,
         }
     }
@@ -289,6 +297,8 @@ impl Source {
             Source::Header(header) => header.find(offered.headers, max_bytes),
             Source::Prefix(prefix) => prefix.find(offered.subprotocols, max_bytes),
             Source::Pair(pair) => pair.find(offered.subprotocols, max_bytes),
+            // Bounded by the handshake.
+            Source::Certificate => Ok(offered.certificate.map(Secret::new)),
             Source::Message(_) => Ok(None),
         }
     }
@@ -301,7 +311,11 @@ fn roles<'s>(sources: impl Iterator<Item = &'s Source>, offered: &[&str]) -> Vec
         match source {
             Source::Prefix(prefix) => prefix.mark(offered, &mut roles),
             Source::Pair(pair) => pair.mark(offered, &mut roles),
-            Source::Cookie(_) | Source::Query(_) | Source::Header(_) | Source::Message(_) => {}
+            Source::Cookie(_)
+            | Source::Query(_)
+            | Source::Header(_)
+            | Source::Certificate
+            | Source::Message(_) => {}
         }
     }
     roles
@@ -370,7 +384,7 @@ mod tests {
     fn the_first_one_present_decides_valid_or_not() {
         let headers = headers(&[("cookie", "session="), ("authorization", "Bearer abc")]);
         let find = |headers: &HeaderMap, query, subprotocols: &[&str]| {
-            show(all().find(&Offered { headers, query, subprotocols }, 100))
+            show(all().find(&Offered { headers, query, subprotocols, certificate: None }, 100))
         };
         assert_eq!(find(&headers, Some("token=x"), &[]), "0 cookie malformed_credential");
         let none = HeaderMap::new();

@@ -172,7 +172,7 @@ async fn tls_is_verified_against_the_own_authorities() {
     };
     let cert = write("cert", pair.cert.pem());
     write("other", other.cert.pem());
-    let server = tls::server(&cert, &write("key", pair.signing_key.serialize_pem())).unwrap();
+    let server = tls::server(&cert, &write("key", pair.signing_key.serialize_pem()), None).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {

@@ -166,7 +166,7 @@ impl Assertion {
 fn claimed_session(identity: &Identity) -> Option<&str> {
     match identity.method {
         Method::Jwt | Method::Introspection | Method::ForwardAuth => identity.session(),
-        Method::Session | Method::ApiKeys | Method::Anonymous => None,
+        Method::Session | Method::ApiKeys | Method::ClientCert | Method::Anonymous => None,
     }
 }
 

@@ -55,6 +55,8 @@ pub enum Method {
     Introspection,
     /// `forward_auth`.
     ForwardAuth,
+    /// `client_cert`.
+    ClientCert,
 }
 
 impl Method {
@@ -67,6 +69,7 @@ impl Method {
             Method::Session => "session",
             Method::Introspection => "introspection",
             Method::ForwardAuth => "forward_auth",
+            Method::ClientCert => "client_cert",
         }
     }
 }

@@ -1,11 +1,13 @@
 //! `server`: where sockgate listens and whom it believes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::tls::{self, ClientAuthorities, TlsError};
 use crate::unit::{OneOrMany, Span};
 
 /// The `server` section.
@@ -46,6 +48,36 @@ pub struct ServerTlsConfig {
     pub cert: PathBuf,
     /// PEM private key of the leaf.
     pub key: PathBuf,
+    /// PEM file of the authorities that may vouch for clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
+    /// PEM file of the certificates that they have revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_crl: Option<PathBuf>,
+    /// Whether a client without a certificate is turned away.
+    #[serde(default)]
+    pub client_cert_required: bool,
+}
+
+impl ServerTlsConfig {
+    /// Every file that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let clients = [&self.client_ca, &self.client_crl].into_iter().flatten();
+        [&self.cert, &self.key].into_iter().chain(clients).map(PathBuf::as_path)
+    }
+
+    /// What it says, read; relative files are relative to `base`.
+    ///
+    /// # Errors
+    /// What is wrong with a file.
+    pub fn load(&self, base: &Path) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+        let clients = self.client_ca.as_ref().map(|ca| ClientAuthorities {
+            ca: base.join(ca),
+            crl: self.client_crl.as_ref().map(|crl| base.join(crl)),
+            required: self.client_cert_required,
+        });
+        tls::server(&base.join(&self.cert), &base.join(&self.key), clients.as_ref())
+    }
 }
 
 fn drain_delay() -> Span {

@@ -25,7 +25,7 @@ use crate::route::{RoutePattern, Router};
 use crate::telemetry::{Metrics, Redactor, RouteMetrics};
 use crate::unit::OneOrMany;
 use crate::upstream::{Endpoint, HttpClient};
-use crate::verifier::{Chain, Kept};
+use crate::verifier::{Chain, Kept, client_certificate};
 
 /// What building gives besides the plans.
 pub struct Built {
@@ -231,6 +231,10 @@ impl Builder<'_> {
         let mut sources = sources?;
         let mut chains = Vec::new();
         for (index, written) in config.credentials.iter().enumerate() {
+            if let Some(field) = written.client_cert {
+                chains.push(Chain::new(vec![client_certificate(field)]));
+                continue;
+            }
             let named = sources.verifiers(index).iter().filter_map(|name| verifiers.get(name));
             let named: Vec<_> = named.map(|kept| Arc::clone(&kept.built.verifier)).collect();
             if named.iter().any(|verifier| verifier.wants_signature_cookie())

@@ -47,6 +47,8 @@ pub(super) struct Exchange {
     pub(super) echo: Option<Box<str>>,
     /// The ends of the client's connection, where they are known.
     pub(super) ends: Option<Ends>,
+    /// The certificate that the client showed in its TLS handshake, DER.
+    pub(super) certificate: Option<Arc<[u8]>>,
 }
 
 impl Exchange {
@@ -57,6 +59,7 @@ impl Exchange {
             headers: &self.opening.headers,
             query: self.opening.query.as_deref(),
             subprotocols: &subprotocols,
+            certificate: self.certificate.as_deref(),
         };
         self.plan.access.sources.find(&offered, self.plan.limits.credential_bytes.0 as usize)
     }
@@ -64,7 +67,7 @@ impl Exchange {
     /// Looks for a credential in cookies and other headers alone.
     pub(super) fn find_in_headers(&self) -> Finding {
         let headers = &self.opening.headers;
-        let offered = Offered { headers, query: None, subprotocols: &[] };
+        let offered = Offered { headers, query: None, subprotocols: &[], certificate: None };
         self.plan.access.sources.find(&offered, self.plan.limits.credential_bytes.0 as usize)
     }
 

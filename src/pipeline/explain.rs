@@ -176,6 +176,7 @@ async fn narrate(
         upstream_path,
         echo: None,
         ends: None,
+        certificate: None,
     };
     let origin = exchange
         .opening

@@ -117,6 +117,8 @@ pub struct Link {
     pub tls: bool,
     /// Its two ends, where an upstream is told of them.
     pub ends: Option<Ends>,
+    /// The certificate that the client showed in its TLS handshake, DER.
+    pub certificate: Option<Arc<[u8]>>,
     /// The verdict on the head that is being answered.
     pub fault: Arc<Fault>,
     after: Mutex<Option<Box<After>>>,
@@ -130,6 +132,7 @@ impl Link {
         peer: Option<IpAddr>,
         ends: Option<Ends>,
         tls: bool,
+        certificate: Option<Arc<[u8]>>,
         fault: Arc<Fault>,
         slots: Slots,
     ) -> Link {
@@ -137,6 +140,7 @@ impl Link {
             peer,
             tls,
             ends,
+            certificate,
             fault,
             after: Mutex::default(),
             unauthenticated: Mutex::new(Some(slots.unauthenticated)),

@@ -128,6 +128,7 @@ pub async fn serve(
         upstream_path,
         echo: None,
         ends: link.ends,
+        certificate: link.certificate.clone(),
     };
     if !exchange.origin_allowed() {
         return refuse(record, Reason::OriginDenied);

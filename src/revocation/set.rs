@@ -132,7 +132,8 @@ fn is_of_before(identity: &Identity, opened: i64, at: i64) -> bool {
         | Method::ApiKeys
         | Method::Session
         | Method::Introspection
-        | Method::ForwardAuth => Some(issued.unwrap_or(opened)),
+        | Method::ForwardAuth
+        | Method::ClientCert => Some(issued.unwrap_or(opened)),
     };
     // Whatever a token says of itself, what was open then is of before.
     opened <= at || proven.is_none_or(|proven| proven <= at)

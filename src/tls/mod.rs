@@ -10,7 +10,9 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 pub use self::trust::{Trust, client_trusting};
@@ -29,6 +31,9 @@ pub enum TlsError {
     /// The file holds no certificate.
     #[error("{0} holds no certificate; expected PEM with BEGIN CERTIFICATE")]
     NoCertificate(PathBuf),
+    /// The file holds no revocation list.
+    #[error("{0} holds no revocation list; expected PEM with BEGIN X509 CRL")]
+    NoRevocationList(PathBuf),
     /// Certificate and key do not fit, or cannot be used.
     #[error("{0}")]
     Unusable(#[from] rustls::Error),
@@ -75,17 +80,56 @@ fn authorities(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// A server that shows `cert` and speaks HTTP/1.1.
+/// Whom a server believes about its clients.
+#[derive(Clone, Debug)]
+pub struct ClientAuthorities {
+    /// PEM: the authorities.
+    pub ca: PathBuf,
+    /// PEM: what they have revoked.
+    pub crl: Option<PathBuf>,
+    /// Whether a client without a certificate is turned away.
+    pub required: bool,
+}
+
+/// A server that shows `cert` and speaks HTTP/1.1; with `clients` it asks for theirs.
 ///
 /// # Errors
 /// If a file cannot be read, or certificate and key do not fit.
-pub fn server(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(certificates(cert)?, private_key(key)?)?;
+pub fn server(
+    cert: &Path,
+    key: &Path,
+    clients: Option<&ClientAuthorities>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder =
+        ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => builder.with_client_cert_verifier(client_verifier(clients)?),
+    };
+    let mut config = builder.with_single_cert(certificates(cert)?, private_key(key)?)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+fn client_verifier(clients: &ClientAuthorities) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let roots = Arc::new(authorities(Some(&clients.ca))?);
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+    if let Some(path) = &clients.crl {
+        let pem = |source| TlsError::Pem { path: path.clone(), source };
+        let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(path)
+            .map_err(pem)?
+            .collect::<Result<_, _>>()
+            .map_err(pem)?;
+        if lists.is_empty() {
+            return Err(TlsError::NoRevocationList(path.clone()));
+        }
+        // An authority in the middle need not have a list of its own.
+        builder = builder.with_crls(lists).only_check_end_entity_revocation();
+    }
+    if !clients.required {
+        builder = builder.allow_unauthenticated();
+    }
+    Ok(builder.build()?)
 }
 
 /// Whom a client trusts, and what it shows.
@@ -164,10 +208,10 @@ mod tests {
         let cert = write("cert", one.cert.pem());
         let key = write("key", one.signing_key.serialize_pem());
         let other = write("other", two.signing_key.serialize_pem());
-        assert!(server(&cert, &key).is_ok());
-        assert!(matches!(server(&cert, &other), Err(TlsError::Unusable(_))));
-        assert!(matches!(server(&key, &key), Err(TlsError::NoCertificate(_))));
-        assert!(matches!(server(&dir.path().join("none"), &key), Err(TlsError::Pem { .. })));
+        assert!(server(&cert, &key, None).is_ok());
+        assert!(matches!(server(&cert, &other, None), Err(TlsError::Unusable(_))));
+        assert!(matches!(server(&key, &key, None), Err(TlsError::NoCertificate(_))));
+        assert!(matches!(server(&dir.path().join("none"), &key, None), Err(TlsError::Pem { .. })));
         let print = |ca: &Path, identity: Option<(&Path, &Path)>| {
             let identity = identity.map(|(cert, key)| (cert.to_owned(), key.to_owned()));
             client(&ClientFiles { ca: Some(ca.to_owned()), identity }).unwrap().fingerprint

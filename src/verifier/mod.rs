@@ -8,6 +8,7 @@
 
 mod api_key;
 mod chain;
+mod client_cert;
 mod config;
 #[cfg(test)]
 mod contract;
@@ -23,12 +24,14 @@ mod occasion;
 mod session;
 mod ticket;
 mod timestamp;
+mod x509;
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
 pub use self::chain::{Chain, Verdict};
+pub use self::client_cert::client_certificate;
 pub use self::config::{
     ApiKeysConfig, ClientAuthentication, ForwardAuthConfig, IntrospectionConfig, JwtConfig,
     SignatureAlgorithm, TicketConfig, VerifierConfig,

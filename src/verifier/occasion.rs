@@ -50,6 +50,7 @@ enum KeptPlace {
     Query(Box<str>),
     Header(HeaderName, Scheme),
     Subprotocol,
+    Certificate,
     Message,
 }
 
@@ -67,6 +68,7 @@ impl Occasion<'_> {
                 Place::Query(name) => KeptPlace::Query(name.into()),
                 Place::Header(name, scheme) => KeptPlace::Header(name.clone(), scheme),
                 Place::Subprotocol => KeptPlace::Subprotocol,
+                Place::Certificate => KeptPlace::Certificate,
                 Place::Message => KeptPlace::Message,
             },
             method: self.method.clone(),
@@ -89,6 +91,7 @@ impl KeptOccasion {
                 KeptPlace::Query(name) => Place::Query(name),
                 KeptPlace::Header(name, scheme) => Place::Header(name, *scheme),
                 KeptPlace::Subprotocol => Place::Subprotocol,
+                KeptPlace::Certificate => Place::Certificate,
                 KeptPlace::Message => Place::Message,
             },
             method: &self.method,
@@ -126,6 +129,7 @@ mod tests {
             Place::Query("token"),
             Place::Header(&name, Scheme::None),
             Place::Subprotocol,
+            Place::Certificate,
             Place::Message,
         ] {
             let occasion = asked.with(place);

@@ -7,6 +7,7 @@ mod admin;
 mod api_keys;
 mod assertion;
 mod cli;
+mod client_certs;
 mod credentials;
 mod dialects;
 mod drain;

@@ -38,7 +38,7 @@ routes: [{ name: x }]
     ("no key alike", "HEAD ROUTE zzz: 1", &[
         "zzz: unknown key (known: server, admin, log, limits, identity, revocation, verifiers, policies, routes)"]),
     ("keys of later versions", "
-server: { listen: ':80', http2: true, tls: { cert: a, key: b, client_ca: c } }
+server: { listen: ':80', http2: true, tls: { cert: a, key: b, client_crl: c } }
 verifiers:
   app: { jwt: { jwks_url: 'https://x', timeout: 3s } }
 policies:
@@ -51,12 +51,12 @@ routes:
   - { path: /l, policy: deny }
   - { path: /v, policy: m, upstream: { url: 'tcp://a:1', dial: first } }
 ", &[
-        "policies.m.credentials[0].client_cert: unknown key \"client_cert\"; this version does not have it yet",
         "policies.m.credentials[1].message.format: unknown value \"nats\"; this version does not have it yet",
         "policies.m.lifetime.recheck: unknown key \"recheck\"; this version does not have it yet",
         "routes[1].upstream.dial: unknown key \"dial\"; this version does not have it yet",
         "server.http2: unknown key \"http2\"; this version does not have it yet",
-        "server.tls.client_ca: unknown key \"client_ca\"; this version does not have it yet",
+        "server.tls.client_crl: needs client_ca",
+        "policies.m.credentials[0].client_cert: needs server.tls.client_ca: the authorities that may vouch for clients",
     ]),
     ("raw upstreams", "
 server: { listen: ':80' }

@@ -51,9 +51,11 @@ pub(super) fn of(url: &Url, credential: &[u8], occasion: &Occasion<'_>) -> Optio
             let [name, value] = [name.as_bytes(), credential].map(form_encoded);
             url.with_parameter(&format!("{name}={value}")).ok()?.request(Method::GET)
         }
-        Place::Cookie(_) | Place::Header(..) | Place::Subprotocol | Place::Message => {
-            url.request(Method::GET)
-        }
+        Place::Cookie(_)
+        | Place::Header(..)
+        | Place::Subprotocol
+        | Place::Certificate
+        | Place::Message => url.request(Method::GET),
     };
     let own = request.headers().get(AUTHORIZATION).cloned();
     let mut headers = client_headers(occasion.headers);
@@ -99,7 +101,9 @@ fn of_some(credential: &[u8], occasion: &Occasion<'_>) -> Key {
         Place::Header(name, Scheme::Basic) => (b"basic", name.as_str()),
         Place::Header(name, Scheme::Bearer) => (b"bearer", name.as_str()),
         Place::Header(name, Scheme::None) => (b"header", name.as_str()),
-        Place::Subprotocol | Place::Message => (b"bearer", AUTHORIZATION.as_str()),
+        Place::Subprotocol | Place::Certificate | Place::Message => {
+            (b"bearer", AUTHORIZATION.as_str())
+        }
     };
     Key::of(&[
         credential,
@@ -138,7 +142,9 @@ fn put(headers: &mut HeaderMap, credential: &[u8], place: Place<'_>) -> Option<(
         Place::Header(name, Scheme::Basic) => {
             (name, sendable(b"Basic ", STANDARD.encode(credential).as_bytes())?)
         }
-        Place::Subprotocol | Place::Message => (&AUTHORIZATION, sendable(b"Bearer ", credential)?),
+        Place::Subprotocol | Place::Certificate | Place::Message => {
+            (&AUTHORIZATION, sendable(b"Bearer ", credential)?)
+        }
     };
     headers.insert(name, value);
     Some(())
@@ -188,9 +194,11 @@ fn authority(host: &Host) -> String {
 fn target(occasion: &Occasion<'_>) -> String {
     let query = match occasion.place {
         Place::Query(name) => occasion.query.and_then(|query| without_parameter(query, name)),
-        Place::Cookie(_) | Place::Header(..) | Place::Subprotocol | Place::Message => {
-            occasion.query.map(Into::into)
-        }
+        Place::Cookie(_)
+        | Place::Header(..)
+        | Place::Subprotocol
+        | Place::Certificate
+        | Place::Message => occasion.query.map(Into::into),
     };
     match query {
         Some(query) => format!("{}?{query}", occasion.path),

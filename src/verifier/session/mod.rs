@@ -230,9 +230,11 @@ impl Format {
             Format::Keygrip(keygrip) => match occasion.place {
                 Place::Cookie(name) => Ok((keygrip.session(name, cookie)?, None)),
                 // What is signed is the name of a cookie, too.
-                Place::Query(_) | Place::Header(..) | Place::Subprotocol | Place::Message => {
-                    Err(Reason::MalformedCredential)
-                }
+                Place::Query(_)
+                | Place::Header(..)
+                | Place::Subprotocol
+                | Place::Certificate
+                | Place::Message => Err(Reason::MalformedCredential),
             },
         }
     }
