@@ -15,7 +15,9 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tempfile::TempDir;
 
-use super::support::{Gate, PATIENCE, Request, Response, SECRET, Upstream, run, token};
+use super::support::{
+    Gate, PATIENCE, Request, Response, SECRET, Upstream, eventually, example, run, token,
+};
 
 /// An authority of the test's own.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -97,15 +99,15 @@ fn write_own(directory: &Path) {
     std::fs::write(directory.join("tls.key"), own.signing_key.serialize_pem()).expect("written");
 }
 
-fn start(directory: TempDir, tls: &str, credentials: &str, upstream: &Upstream) -> Gate {
+fn start(directory: TempDir, upstream: &Upstream) -> Gate {
     write_own(directory.path());
     let config = format!(
         r#"
-server: {{ listen: "127.0.0.1:0", tls: {{ cert: tls.crt, key: tls.key, client_ca: clients.crt{tls} }} }}
+server: {{ listen: "127.0.0.1:0", tls: {{ cert: tls.crt, key: tls.key, client_ca: clients.crt }} }}
 verifiers:
   app: {{ jwt: {{ secret: {SECRET}, algorithms: [HS256] }} }}
 policies:
-  members: {{ credentials: [{credentials}{{ cookie: session, verifier: app }}] }}
+  members: {{ credentials: [{{ client_cert: san_uri }}, {{ cookie: session, verifier: app }}] }}
 identity:
   headers: {{ X-Forwarded-User: identity.subject, X-Method: identity.method, X-By: identity.verifier }}
 routes:
@@ -132,7 +134,7 @@ fn a_certificate_is_a_login_as_long_as_it_lasts() {
     let directory = TempDir::new().expect("a directory");
     std::fs::write(directory.path().join("clients.crt"), authority.0.pem()).expect("written");
     let upstream = Upstream::start();
-    let gate = start(directory, "", "{ client_cert: san_uri }, ", &upstream);
+    let gate = start(directory, &upstream);
 
     let ada = authority.client("spiffe://x/ada", |_| {});
     upgrade("/ws/ada").open_on(connect(&gate, &ada)).echoes("hello");
@@ -196,8 +198,9 @@ fn revoked_certificates_and_missing_ones_are_turned_away_in_the_handshake() {
     std::fs::write(inside("clients.crt"), authority.0.pem()).expect("written");
     std::fs::write(inside("clients.crl"), authority.revoking(&[7])).expect("written");
     let upstream = Upstream::start();
-    let tls = ", client_crl: clients.crl, client_cert_required: true";
-    let gate = start(directory, tls, "{ client_cert: san_uri }, ", &upstream);
+    write_own(directory.path());
+    let config = example("client-certificates.yaml", &[("ws://127.0.0.1:3000", &upstream.ws())]);
+    let gate = Gate::start_in(directory, &config, &[]);
     let numbered = |serial: u64| {
         authority.client("spiffe://x/ada", |params| {
             params.serial_number = Some(SerialNumber::from(serial));
@@ -210,7 +213,7 @@ fn revoked_certificates_and_missing_ones_are_turned_away_in_the_handshake() {
     // The list is read again when it changes.
     let list = gate.directory().join("clients.crl");
     std::fs::write(list, authority.revoking(&[8])).expect("written");
-    crate::support::eventually("the list is read again", || !takes(connect(&gate, &good)));
+    eventually("the list is read again", || !takes(connect(&gate, &good)));
     assert!(takes(connect(&gate, &revoked)));
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
 use super::*;
-use crate::support::{Upstream, canary, free_address};
+use crate::support::{Upstream, canary, example, free_address};
 
 /// haproxy with a configuration of its own; killed on drop.
 struct Haproxy {
@@ -153,7 +153,10 @@ fn believing(trusted: &str, upstream: &Upstream) -> Gate {
 #[test]
 fn what_haproxy_says_of_the_client_is_believed() {
     let upstream = Upstream::start();
-    let gate = believing("[127.0.0.0/8]", &upstream);
+    let upstream_url = upstream.ws();
+    let places = [("10.0.0.0/8", "127.0.0.0/8"), ("ws://127.0.0.1:3000", &*upstream_url)];
+    let config = example("proxied.yaml", &places);
+    let gate = Gate::start_with(&config, &[("JWT_SECRET", SECRET)]);
     for send in ["send-proxy", "send-proxy-v2"] {
         let front = free_address();
         let _haproxy = Haproxy::start(&format!(

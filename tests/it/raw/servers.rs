@@ -6,19 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::*;
-use crate::support::{App, PostgresServer, Redis, free_address};
+use crate::support::{App, PostgresServer, Redis, example, free_address};
 
-/// `config/NAME` with each pair of `places` put in, on free ports, its directory watched
-/// for nothing.
+/// The example `name` with each pair of `places` put in, on free ports.
 #[track_caller]
-fn example(name: &str, places: &[(&str, &str)]) -> Gate {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
-    let mut text = std::fs::read_to_string(path).expect("the example");
-    for (written, here) in [("0.0.0.0:8080", "127.0.0.1:0")].iter().chain(places) {
-        assert!(text.contains(written), "{name} has no {written:?}");
-        text = text.replace(written, here);
-    }
-    Gate::start_with(&text, &[("JWT_SECRET", SECRET)])
+fn started(name: &str, places: &[(&str, &str)]) -> Gate {
+    Gate::start_with(&example(name, places), &[("JWT_SECRET", SECRET)])
 }
 
 #[test]
@@ -67,7 +60,7 @@ fn redis_answers_its_own_protocol_and_ends_in_order() {
 fn psql_talks_to_postgres_through_a_websocket() {
     let postgres = PostgresServer::start(free_address(), "change-me", None);
     let address = postgres.address().to_string();
-    let gate = example("raw.yaml", &[("127.0.0.1:5432", &*address)]);
+    let gate = started("raw.yaml", &[("127.0.0.1:5432", &*address)]);
     let url = format!("ws://{}/postgres", gate.address());
     let tunnel = App::start("tunnel.mjs", &[&url, &token("ada")]);
     let psql = |sql: &str| {
@@ -135,7 +128,7 @@ impl Drop for Vnc {
 fn novnc_in_chromium_sees_the_screen_of_a_real_vnc_server() {
     let vnc = Vnc::start();
     let screen = vnc.address.to_string();
-    let gate = example("raw.yaml", &[("127.0.0.1:5900", &*screen)]);
+    let gate = started("raw.yaml", &[("127.0.0.1:5900", &*screen)]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script: PathBuf = root.join("tests/e2e/novnc.mjs");
     let case = json!({

@@ -21,7 +21,7 @@ pub(crate) use self::database::{App, Jar, PostgresServer, free_address};
 pub(crate) use self::frame::{Frame, Opcode};
 pub(crate) use self::gate::{Gate, Outcome, free_admin, members, policy, run, run_with_input};
 pub(crate) use self::provider::{Peer, Provider};
-pub(crate) use self::recipe::{Recipe, recipes};
+pub(crate) use self::recipe::{Recipe, example, recipes};
 pub(crate) use self::redis::Redis;
 pub(crate) use self::token::{
     SECRET, Token, assert_no_canary, canary, percent_encode_all, token, unix_now,

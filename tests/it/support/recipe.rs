@@ -123,6 +123,21 @@ impl Recipe {
     }
 }
 
+/// `config/NAME` with each pair of `places` put in, on free ports.
+#[track_caller]
+pub(crate) fn example(name: &str, places: &[(&str, &str)]) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+    let mut text = std::fs::read_to_string(path).expect("the example");
+    for port in ["0.0.0.0:8080", "0.0.0.0:8443"] {
+        text = text.replace(port, "127.0.0.1:0");
+    }
+    for (written, here) in places {
+        assert!(text.contains(written), "{name} has no {written:?}");
+        text = text.replace(written, here);
+    }
+    text
+}
+
 /// The file that a block says it is, in the comment of its first line.
 fn file_name(block: &Block) -> Option<&str> {
     let first = block.text.lines().next()?;
