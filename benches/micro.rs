@@ -87,7 +87,8 @@ fn credential(bencher: Bencher<'_, '_>, kind: &str) {
     let query = Some("room=42&token=abc.def.ghi&lang=en");
     let subprotocols = ["chat.v2", "bearer", "abc.def.ghi"];
     bencher.with_inputs(|| headers.clone()).bench_local_values(|mut headers| {
-        let offered = Offered { headers: &headers, query, subprotocols: &subprotocols };
+        let offered =
+            Offered { headers: &headers, query, subprotocols: &subprotocols, certificate: None };
         let finding = sources.find(black_box(&offered), 8192);
         let query = sources.cut(&mut headers, query).map(std::borrow::Cow::into_owned);
         (finding, query, sources.cut_subprotocols(&subprotocols), headers)

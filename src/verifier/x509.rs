@@ -86,7 +86,9 @@ pub(super) fn read(der: &[u8]) -> Option<Certificate> {
     }
     body.optional(VERSION);
     // Serial number, algorithm, issuer.
-    (body.next()?, body.take(SEQUENCE)?, body.take(SEQUENCE)?);
+    body.next()?;
+    body.take(SEQUENCE)?;
+    body.take(SEQUENCE)?;
     let mut validity = Der(body.take(SEQUENCE)?);
     validity.next()?;
     let not_after = time(validity.next()?)?;
