@@ -1,12 +1,15 @@
 //! Real servers behind a raw upstream: Redis, PostgreSQL with its own client, a VNC
-//! server with noVNC in Chromium; each with the example in `config/` as it is written.
+//! server with noVNC in Chromium; with the example in `config/` and the recipe as they
+//! are written.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
 use super::*;
-use crate::support::{App, PostgresServer, Redis, example, free_address};
+use crate::support::{App, PostgresServer, Recipe, Redis, example, free_address};
 
 /// The example `name` with each pair of `places` put in, on free ports.
 #[track_caller]
@@ -54,6 +57,57 @@ fn redis_answers_its_own_protocol_and_ends_in_order() {
     socket.send_frame(&binary(*b"QUIT\r\n"));
     assert_eq!(socket.closed().says(), (1000, ""));
     assert_eq!(redis.command(&["STRLEN", "big"]), ":300000");
+}
+
+#[test]
+fn tls_is_spoken_to_a_redis_that_wants_a_certificate_and_to_nobody_else() {
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "the authority of a test");
+    let key = KeyPair::generate().expect("a key");
+    let authority = CertifiedIssuer::self_signed(params, key).expect("signed");
+    let directory = TempDir::new().expect("a directory");
+    let write = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let ca = write("ca.pem", authority.pem());
+    let [(server, server_key), (client, client_key)] = ["redis.test", "gate.test"].map(|name| {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        let signed = params.signed_by(&key, &authority).expect("signed");
+        (
+            write(&format!("{name}.crt"), signed.pem()),
+            write(&format!("{name}.key"), key.serialize_pem()),
+        )
+    });
+    let address = free_address();
+    let free = TcpListener::bind((address.ip(), 0)).expect("a port").local_addr().expect("bound");
+    let port = free.port().to_string();
+    let files =
+        ["--tls-cert-file", &server, "--tls-key-file", &server_key, "--tls-ca-cert-file", &ca];
+    let arguments = [&["--tls-port", &port, "--tls-auth-clients", "yes"][..], &files].concat();
+    let _redis = Redis::start_at(address, None, &arguments);
+    let url = format!("tls://{free}");
+    let with = |tls: &str| format!("upstream: {{ url: \"{url}\", tls: {{ {tls} }} }}");
+    let shown = format!("client_cert: {client}, client_key: {client_key}");
+    let gate = Gate::start(
+        &config(&[
+            ("/good", &with(&format!("ca: {ca}, server_name: redis.test, {shown}"))),
+            ("/other", &with(&format!("ca: {ca}, server_name: other.test, {shown}"))),
+            ("/system", &with(&format!("server_name: redis.test, {shown}"))),
+        ])
+        .replace("name: raw, ", ""),
+    );
+    let at = |path: &str| Request::upgrade(path).cookie(&token("ada"));
+    let mut socket = at("/good").open(gate.address());
+    socket.send_frame(&binary(*b"PING\r\n"));
+    assert_eq!(socket.receive().payload, b"+PONG\r\n");
+    socket.finish();
+    for path in ["/other", "/system"] {
+        assert_eq!(at(path).closed(gate.address()).says(), (1013, "Bad gateway"), "{path}");
+    }
 }
 
 #[test]
@@ -128,7 +182,9 @@ impl Drop for Vnc {
 fn novnc_in_chromium_sees_the_screen_of_a_real_vnc_server() {
     let vnc = Vnc::start();
     let screen = vnc.address.to_string();
-    let gate = started("raw.yaml", &[("127.0.0.1:5900", &*screen)]);
+    let recipe = Recipe::read("raw.md");
+    let places = [("127.0.0.1:5900", &*screen)];
+    let gate = recipe.start_in(recipe.directory(), &places, &[("JWT_SECRET", SECRET)]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script: PathBuf = root.join("tests/e2e/novnc.mjs");
     let case = json!({
