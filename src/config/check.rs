@@ -298,11 +298,11 @@ fn unused(file: &FileConfig, findings: &mut Findings) {
         findings.unused.push(Problem::new(key("policies", name), "is used by no route"));
     }
     let credentials = file.policies.values().flat_map(|policy| &policy.credentials);
+    let shown = credentials.flat_map(|one| &one.verifier.0);
     let refreshes = file.policies.values().filter_map(|policy| policy.lifetime.refresh.as_ref());
-    let verifiers: BTreeSet<&String> = credentials
-        .flat_map(|one| &one.verifier.0)
-        .chain(refreshes.flat_map(|refresh| &refresh.verifier.0))
-        .collect();
+    let renewing = refreshes.flat_map(|refresh| &refresh.verifier.0);
+    let logouts = file.routes.iter().filter_map(|route| route.backchannel_logout.as_ref());
+    let verifiers: BTreeSet<&String> = shown.chain(renewing).chain(logouts).collect();
     for name in file.verifiers.keys().filter(|name| !verifiers.contains(name)) {
         findings.unused.push(Problem::new(key("verifiers", name), "is used by no policy"));
     }

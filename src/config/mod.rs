@@ -19,6 +19,7 @@ mod environment;
 mod file;
 mod lifetime;
 mod load;
+mod logouts;
 mod read;
 mod routes;
 mod schema;

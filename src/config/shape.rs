@@ -209,7 +209,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("policies.*.credentials.[]", &["client_cert", "dial"]),
     ("policies.*.credentials.[].message", &["dial"]),
     ("policies.*", &["dial"]),
-    ("routes.[]", &["backchannel_logout", "dial"]),
+    ("routes.[]", &["dial"]),
     ("routes.[].upstream", &["frames", "proxy_protocol", "preamble", "dial"]),
 ];
 

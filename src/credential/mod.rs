@@ -28,7 +28,7 @@ pub use self::message::{
     Refusal, Sight,
 };
 use self::query::QuerySource;
-pub use self::query::without_parameter;
+pub use self::query::{form_decoded, without_parameter};
 use self::subprotocol::{PairSource, PrefixSource, Role};
 use crate::close::Reason;
 use crate::secret::Secret;

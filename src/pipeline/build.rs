@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::logout_desk;
 use super::plan::{Access, Plan, Plans, Refresh, Upstream};
 use crate::config::{FileConfig, Loaded, PolicyConfig, RouteConfig, key_path};
 use crate::connection::{LiveLimits, RefreshConfig, SubjectLimit};
@@ -356,12 +357,20 @@ impl Builder<'_> {
             }
         };
         // Names that do not resolve have been reported by `config` already.
-        let access = parts.policies.get(&config.policy)?;
-        let issuer = config.ticket.as_ref().and_then(|name| parts.verifiers.get(name));
+        let named = |name: &Option<String>| {
+            let kept = name.as_ref().and_then(|name| parts.verifiers.get(name));
+            kept.map(|kept| Arc::clone(&kept.built.verifier))
+        };
+        // A logout token proves itself.
+        let policy = match config.backchannel_logout {
+            Some(_) => "public",
+            None => config.policy.as_str(),
+        };
+        let access = parts.policies.get(policy)?;
         let lifetime = self
             .file
             .policies
-            .get(&config.policy)
+            .get(policy)
             .map(|policy| policy.lifetime.clone())
             .unwrap_or_default();
         let own_codes =
@@ -370,13 +379,17 @@ impl Builder<'_> {
             prefix,
             metrics.route(&name).map_err(|error| vec![Problem::new("name", error.to_string())]),
         )?;
-        expect(&route_metrics, access);
+        match &config.backchannel_logout {
+            Some(verifier) => expect_logouts(&route_metrics, verifier),
+            None => expect(&route_metrics, access),
+        }
         let live = Arc::new(live_limits(&limits, LiveLimits::of(&lifetime)));
         Some(Plan {
-            terms: terms(access, self.file.policies.get(&config.policy), &live),
+            terms: terms(access, self.file.policies.get(policy), &live),
             access: Arc::clone(access),
             upstream,
-            tickets: issuer.map(|kept| Arc::clone(&kept.built.verifier)),
+            tickets: named(&config.ticket),
+            logouts: named(&config.backchannel_logout),
             identity: identity?,
             assertion,
             subprotocols: config.subprotocols.clone(),
@@ -411,6 +424,12 @@ fn expect(metrics: &RouteMetrics, access: &Access) {
     if access.anonymous && !access.deny {
         metrics.expect_decision("none", "none");
     }
+}
+
+/// The same of a route where an issuer tells of logouts.
+fn expect_logouts(metrics: &RouteMetrics, verifier: &str) {
+    metrics.expect_ends();
+    metrics.expect_decision(logout_desk::CREDENTIAL, verifier);
 }
 
 fn terms(access: &Access, policy: Option<&PolicyConfig>, live: &LiveLimits) -> Box<str> {

@@ -51,10 +51,12 @@ pub struct Plan {
     pub name: Arc<str>,
     /// Who may.
     pub access: Arc<Access>,
-    /// Where to; none only where nobody may, and where tickets are issued.
+    /// Where to; none only where nobody may, and where sockgate itself answers.
     pub upstream: Option<Arc<Upstream>>,
     /// Whose tickets are issued here, in place of an upstream.
     pub tickets: Option<Arc<dyn Verifier>>,
+    /// Whose issuer tells here of logouts, in place of an upstream.
+    pub logouts: Option<Arc<dyn Verifier>>,
     /// What the upstream is told.
     pub identity: IdentityHeaders,
     /// The same in one signed token, where there is one.
@@ -155,6 +157,11 @@ impl Access {
 }
 
 impl Plan {
+    /// Whether sockgate itself answers here, and no upstream.
+    pub fn is_desk(&self) -> bool {
+        self.tickets.is_some() || self.logouts.is_some()
+    }
+
     /// `limits.auth_timeout`.
     pub fn auth_timeout(&self) -> Duration {
         self.limits.auth_timeout.0

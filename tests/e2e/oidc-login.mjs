@@ -93,5 +93,27 @@ export async function login(issuer, client, user, resource) {
       resource,
     }),
   });
-  return exchange.json();
+  return { jar, tokens: await exchange.json() };
+}
+
+// Logs the browser out whose cookies are in `jar` (OpenID Connect RP-Initiated Logout 1.0):
+// the provider asks whether that is meant, and it is.
+export async function logout(issuer, jar) {
+  const discovery = `${issuer.replace(/\/$/, "")}/.well-known/openid-configuration`;
+  const { end_session_endpoint: url } = await (await fetch(discovery)).json();
+  const asked = await fetch(url, { headers: { cookie: jar.for(url) }, redirect: "manual" });
+  jar.take(url, asked);
+  const page = await asked.text();
+  const action = /<form[^>]* action="([^"]+)"/.exec(page)?.[1];
+  const xsrf = /name="xsrf" value="([^"]+)"/.exec(page)?.[1];
+  if (!action || !xsrf) throw new Error(`${asked.status}, a page without a form: ${page}`);
+  const there = new URL(action, url).href;
+  const done = await fetch(there, {
+    method: "POST",
+    body: new URLSearchParams({ xsrf, logout: "yes" }),
+    headers: { cookie: jar.for(there) },
+    redirect: "manual",
+  });
+  if (done.status !== 303) throw new Error(`${done.status}: ${await done.text()}`);
+  jar.take(there, done);
 }

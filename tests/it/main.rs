@@ -16,6 +16,7 @@ mod identity_headers;
 mod introspection;
 mod jwt;
 mod limits;
+mod logout;
 mod logs;
 mod messages;
 mod oidc;
