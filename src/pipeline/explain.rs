@@ -19,7 +19,8 @@ use crate::handshake::{Host, Kind, Opening};
 use crate::identity::Identity;
 use crate::policy::{Decision, Reject, Rule, decide};
 use crate::route::Match;
-use crate::verifier::{Credential, Verifier, VerifyError};
+use crate::unit::Span;
+use crate::verifier::{Credential, Recheck, Verifier, VerifyError};
 
 /// The request to explain.
 pub struct Question {
@@ -259,6 +260,13 @@ async fn narrate(
     }
     let headers = exchange.upstream_headers(&identity).map_err(readable)?;
     narrator.say("verdict", "admit");
+    let again = plans.verifiers.get(&**identity.verifier()).map(|kept| &kept.built.verifier);
+    if again.is_some_and(|verifier| verifier.recheck() != Recheck::Never)
+        && !plan.live.recheck.is_zero()
+    {
+        let (every, by) = (Span(plan.live.recheck), identity.verifier());
+        narrator.say("recheck", format_args!("{by} is asked again every {every}"));
+    }
     if is_upgrade && let Some(refresh) = &plan.access.refresh {
         let names: Vec<&str> =
             refresh.chain.verifiers().iter().map(|verifier| &**verifier.name()).collect();

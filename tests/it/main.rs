@@ -21,6 +21,7 @@ mod logs;
 mod messages;
 mod oidc;
 mod origins;
+mod recheck;
 mod recipes;
 mod refresh;
 mod refusals;
