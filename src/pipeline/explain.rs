@@ -226,6 +226,7 @@ async fn narrate(
         }
     };
     let (identity, message) = asked;
+    let preview = message.is_some() && plan.previews.is_some();
     let nothing = Rule::default();
     let rule = if exchange.is_preflight() { &nothing } else { &plan.access.rule };
     let mut variables = exchange.variables(Some(&identity), |name| rule.uses(name));
@@ -243,8 +244,15 @@ async fn narrate(
             .say("verdict", format_args!("admit: a ticket of {} (none is issued)", issuer.name()));
         return Ok(());
     }
-    let headers = exchange.upstream_headers(&identity).map_err(readable)?;
+    let headers = match preview {
+        true => exchange.upstream_headers(&Identity::anonymous()),
+        false => exchange.upstream_headers(&identity),
+    };
+    let headers = headers.map_err(readable)?;
     narrator.say("verdict", "admit");
+    if preview {
+        narrator.say("dial", "first: the upstream has spoken before the login, unidentified");
+    }
     tell_upstream(narrator, &exchange, &headers);
     Ok(())
 }

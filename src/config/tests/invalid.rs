@@ -53,7 +53,6 @@ routes:
   - { path: /w, policy: m, upstream: 'unix:/run/x' }
 ", &[
         "policies.m.credentials[0].client_cert: unknown key \"client_cert\"; this version does not have it yet",
-        "policies.m.credentials[1].message.format: unknown value \"nats\"; this version does not have it yet",
         "policies.m.lifetime.recheck: unknown key \"recheck\"; this version does not have it yet",
         "policies.m.lifetime.refresh: unknown key \"refresh\"; this version does not have it yet",
         "routes[0].backchannel_logout: unknown key \"backchannel_logout\"; this version does not have it yet",
