@@ -123,28 +123,34 @@ impl Previewed {
     }
 }
 
-/// How many of `bytes` are whole messages, and control frames between them.
+/// How many of `bytes` are whole messages, and control frames between them; why there
+/// are no more, if there are none.
 fn whole(bytes: &[u8]) -> Result<usize, Silence> {
     let (mut at, mut end, mut continues) = (0, 0, false);
-    while let Some(header) = Header::parse(&bytes[at..]).map_err(|_| Silence::Broken)? {
+    let silence = loop {
+        let header = match Header::parse(&bytes[at..]) {
+            Ok(Some(header)) => header,
+            Ok(None) => return Ok(end),
+            Err(_) => break Silence::Broken,
+        };
         if header.mask.is_some() || !header.may_come(continues, Extensions::None) {
-            return Err(Silence::Broken);
+            break Silence::Broken;
         }
         let length = usize::try_from(header.payload).unwrap_or(usize::MAX);
-        let payload = at + header.len;
-        let Some(payload) = bytes.get(payload..payload.saturating_add(length)) else { break };
+        let start = at + header.len;
+        let Some(payload) = bytes.get(start..start.saturating_add(length)) else { return Ok(end) };
         if header.opcode == Opcode::CLOSE {
-            return if end > 0 { Ok(end) } else { Err(closed(payload)) };
+            break closed(payload);
         }
-        at += header.len + length;
+        at = start + length;
         if !header.opcode.is_control() {
             continues = !header.fin;
         }
         if !continues {
             end = at;
         }
-    }
-    Ok(end)
+    };
+    if end > 0 { Ok(end) } else { Err(silence) }
 }
 
 fn closed(payload: &[u8]) -> Silence {
