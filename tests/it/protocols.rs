@@ -74,6 +74,27 @@ fn every_example_is_accepted_as_written() {
 }
 
 #[test]
+fn graphql_ws_and_subscriptions_transport_ws() {
+    play("graphql", 6);
+}
+
+#[test]
+fn stompjs_and_rabbitmq() {
+    play("stomp", 3);
+}
+
+#[test]
+fn mqtt_js_and_mosquitto_in_chromium_too() {
+    play("mqtt", 5);
+}
+
+#[test]
+fn paho_and_mosquitto() {
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python3");
+    play_by(python, "mqtt-paho", 3);
+}
+
+#[test]
 fn nats_ws_and_nats_server() {
     play("nats", 4);
 }
@@ -81,4 +102,29 @@ fn nats_ws_and_nats_server() {
 #[test]
 fn socket_io() {
     play("socketio", 4);
+}
+
+#[test]
+fn centrifuge_js() {
+    play("centrifuge", 3);
+}
+
+#[test]
+fn phoenix() {
+    play("phoenix", 6);
+}
+
+#[test]
+fn signalr_in_chromium_too() {
+    play("signalr", 4);
+}
+
+#[test]
+fn actioncable_and_rails() {
+    play("actioncable", 3);
+}
+
+#[test]
+fn pusher_js_in_chromium() {
+    play("pusher", 1);
 }

@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import readline from 'node:readline';
 
 export const MESSAGES = 1000;
+export const PAGE = '<!doctype html><title>A page</title>';
 export const NUMBERS = Array.from({ length: MESSAGES }, (_, number) => number);
 
 export function within(what, promise, ms = 20_000) {
