@@ -80,6 +80,61 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// Follows what is read of a stream.
+pub trait Scan {
+    /// Takes note of `bytes`, which follow what was scanned before.
+    ///
+    /// # Errors
+    /// What the read fails with, that brought them.
+    fn advance(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// A stream that shows a scanner every byte before anybody else reads it.
+pub struct Scanned<S> {
+    stream: Stream,
+    scan: S,
+}
+
+impl<S: Scan> Scanned<S> {
+    /// `stream`, of which nothing has been read yet, or nothing that `scan` should see.
+    pub fn new(stream: Stream, scan: S) -> Scanned<S> {
+        Scanned { stream, scan }
+    }
+}
+
+impl<S: Scan + Unpin> AsyncRead for Scanned<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.stream).poll_read(context, buffer) {
+            Poll::Ready(Ok(())) => Poll::Ready(this.scan.advance(&buffer.filled()[before..])),
+            other => other,
+        }
+    }
+}
+
+impl<S: Unpin> AsyncWrite for Scanned<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// So that hyper's pool can hold one.
 impl Connection for Stream {
     fn connected(&self) -> Connected {

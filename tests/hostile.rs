@@ -294,13 +294,15 @@ fn a_second_login_does_not_reach_the_upstream_by_being_large_or_strange() {
     let gate = Gate::start(upstream(echo), "");
     let login = serde_json::json!({ "token": token("eve", 60), "type": "auth" }).to_string();
     let (begun, end) = login.split_at(5);
-    let fragments =
-        [frame(0x01, begun.as_bytes()), frame(0x00, b"").repeat(3000), frame(0x80, end.as_bytes())];
+    let fragments = |count: usize| {
+        let empty = frame(0x00, b"").repeat(count);
+        [frame(0x01, begun.as_bytes()), empty, frame(0x80, end.as_bytes())].concat()
+    };
     let cases = [
         frame(0x81, format!("{}{login}", " ".repeat(20_000)).as_bytes()),
         frame(0x82, format!("{{\"pad\":\"{}\",{}", "x".repeat(99_999), &login[1..]).as_bytes()),
         [frame(0x01, login.as_bytes()), frame(0x80, &[b' '; 20_000])].concat(),
-        fragments.concat(),
+        fragments(6000),
     ];
     let closed = |frames: &[u8]| {
         let (opcode, payload) = after_second_login(&gate, frames);
@@ -309,6 +311,8 @@ fn a_second_login_does_not_reach_the_upstream_by_being_large_or_strange() {
     for frames in cases {
         assert_eq!(closed(&frames), Some(4001));
     }
+    // Few enough to be put together: then it is a login, and somebody else's.
+    assert_eq!(closed(&fragments(3000)), Some(4003));
     assert_eq!(closed(&frame(0xc1, login.as_bytes())), Some(1002));
 }
 

@@ -189,21 +189,22 @@ impl Filter {
     fn admits(&self, entry: &Entry) -> bool {
         entry.carrier == Carrier::Socket
             && entry.id > self.after
-            && self.subject.as_ref().is_none_or(|subject| subject == entry.identity.subject())
+            && self.subject.as_ref().is_none_or(|subject| subject == entry.identity().subject())
             && self.route.as_ref().is_none_or(|route| **route == *entry.route())
     }
 }
 
 fn listed(entry: &Entry) -> Value {
+    let identity = entry.identity();
     json!({
         "id": &*entry.request_id,
         "route": entry.route(),
-        "subject": entry.identity.subject(),
-        "method": entry.identity.method(),
-        "verifier": &**entry.identity.verifier(),
+        "subject": identity.subject(),
+        "method": identity.method(),
+        "verifier": &**identity.verifier(),
         "peer": entry.peer.to_string(),
         "opened": clock::rfc3339(entry.opened),
-        "expires": entry.identity.expires().map(|at| clock::rfc3339(at.saturating_mul(1000))),
+        "expires": identity.expires().map(|at| clock::rfc3339(at.saturating_mul(1000))),
         "bytes_up": entry.control.tally(Direction::Up).bytes(),
         "bytes_down": entry.control.tally(Direction::Down).bytes(),
     })

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Admin, Answer, bad_request, json_answer};
 use crate::json::{self, JsonError};
-use crate::revocation::{Kind, Source, Target};
+use crate::revocation::{Kind, Scope, Source, Target};
 
 /// The largest body that is read, in bytes.
 const BODY: usize = 16 << 10;
@@ -38,7 +38,8 @@ impl Admin {
             // A slip of the finger would revoke nothing and say that all is well.
             return bad_request("no verifier of this name is configured");
         }
-        let target = Target::new(kind, &text, verifier.as_deref());
+        let scope = verifier.as_deref().map_or(Scope::Any, Scope::Verifier);
+        let target = Target::new(kind, &text, scope);
         match self.gate.revocations.revoke(target, Source::Admin).await {
             Ok(revoked) => json_answer(
                 StatusCode::OK,

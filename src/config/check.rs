@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::address::Listen;
 use super::file::{FileConfig, PolicyConfig};
-use super::{routes, tickets};
+use super::{lifetime, routes, tickets};
 use crate::policy::{CodesConfig, Reject, RouteLimitsConfig};
 use crate::problem::{Problem, suggestion};
 use crate::unit::{Size, Span};
@@ -240,6 +240,7 @@ fn one_policy(path: &str, policy: &PolicyConfig, file: &FileConfig, findings: &m
         verifiers(&format!("{path}.verifier"), &credential.verifier.0, file, findings);
     }
     codes(&format!("{path}.codes"), &policy.codes, findings);
+    lifetime::check(path, policy, file, findings);
     if policy.reject == Reject::Http && policy.reject_message.is_some() {
         findings.warning(
             format!("{path}.reject_message"),
@@ -248,7 +249,8 @@ fn one_policy(path: &str, policy: &PolicyConfig, file: &FileConfig, findings: &m
     }
 }
 
-fn verifiers(path: &str, names: &[String], file: &FileConfig, findings: &mut Findings) {
+/// Checks the names of a credential's verifiers.
+pub(super) fn verifiers(path: &str, names: &[String], file: &FileConfig, findings: &mut Findings) {
     if names.is_empty() {
         findings.lack(path, "needs at least one verifier");
     }
@@ -296,7 +298,11 @@ fn unused(file: &FileConfig, findings: &mut Findings) {
         findings.unused.push(Problem::new(key("policies", name), "is used by no route"));
     }
     let credentials = file.policies.values().flat_map(|policy| &policy.credentials);
-    let verifiers: BTreeSet<&String> = credentials.flat_map(|one| &one.verifier.0).collect();
+    let shown = credentials.flat_map(|one| &one.verifier.0);
+    let refreshes = file.policies.values().filter_map(|policy| policy.lifetime.refresh.as_ref());
+    let renewing = refreshes.flat_map(|refresh| &refresh.verifier.0);
+    let logouts = file.routes.iter().filter_map(|route| route.backchannel_logout.as_ref());
+    let verifiers: BTreeSet<&String> = shown.chain(renewing).chain(logouts).collect();
     for name in file.verifiers.keys().filter(|name| !verifiers.contains(name)) {
         findings.unused.push(Problem::new(key("verifiers", name), "is used by no policy"));
     }

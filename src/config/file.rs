@@ -112,14 +112,20 @@ pub struct RouteConfig {
     pub host: Option<String>,
     /// Exact, or ending in `/*`; one or a list.
     pub path: OneOrMany<String>,
-    /// The name of a policy, `public` or `deny`.
+    /// The name of a policy, `public` or `deny`; none only with `backchannel_logout`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub policy: String,
-    /// The server behind the route; none only with `deny` and `ticket`.
+    /// The server behind the route; none only with `deny`, `ticket` and
+    /// `backchannel_logout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamConfig>,
     /// In place of a server: the name of the verifier whose tickets are issued here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
+    /// In place of a server: the name of the verifier whose issuer posts logout tokens
+    /// here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backchannel_logout: Option<String>,
     /// With message authentication: what sockgate may accept before the upstream is asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subprotocols: Vec<String>,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::address::{Address, Endpoint};
 use super::check::{BUILT_IN, Findings, defined, route_limits};
 use super::file::{FileConfig, RouteConfig};
-use super::tickets;
+use super::{logouts, tickets};
 use crate::credential::CredentialConfig;
 use crate::problem::Problem;
 use crate::upstream::{UpstreamConfig, UpstreamTlsConfig};
@@ -43,6 +43,7 @@ pub(super) fn check(file: &FileConfig, findings: &mut Findings) {
         policy(&path, route, access, file, findings);
         endpoints.push(upstream(&path, route, access, findings));
         tickets::check(&path, route, file, findings);
+        logouts::check(&path, route, file, findings);
         route_limits(&format!("{path}.limits"), &route.limits, file, findings);
         if route.allow_any_origin {
             findings.warning(
@@ -56,6 +57,10 @@ pub(super) fn check(file: &FileConfig, findings: &mut Findings) {
 }
 
 fn access(route: &RouteConfig, file: &FileConfig) -> Access {
+    if route.backchannel_logout.is_some() {
+        // sockgate itself answers, and asks for more than a policy could.
+        return Access::Closed;
+    }
     match (route.policy.as_str(), file.policies.get(&route.policy)) {
         ("public", _) => Access::Open,
         ("deny", _) => Access::Closed,
@@ -72,7 +77,9 @@ fn policy(
     file: &FileConfig,
     findings: &mut Findings,
 ) {
-    if access == Access::Unknown {
+    if access == Access::Unknown && route.policy.is_empty() {
+        findings.lack(format!("{path}.policy"), "is required");
+    } else if access == Access::Unknown {
         let names = file.policies.keys().map(String::as_str).chain(BUILT_IN);
         let defined = defined(&route.policy, names);
         let message = format!("no policy named \"{}\" {defined}", route.policy);
@@ -116,7 +123,7 @@ fn upstream(
         findings.problem(format!("{path}.ticket"), message);
     }
     let path = format!("{path}.upstream");
-    if access == Access::Closed {
+    if access == Access::Closed && route.backchannel_logout.is_none() {
         findings.warning(&path, "has no effect: the policy \"deny\" lets nobody through");
     }
     let table = format!("{path}.url");

@@ -109,6 +109,7 @@ const ABSENT: &[(&str, &str)] = &[
     ("policies.*.require", "none"),
     ("policies.*.reject_message", "none"),
     ("policies.*.accept_message", "none"),
+    ("policies.*.lifetime.refresh", "none"),
     ("routes.[].upstream.tls.ca", "system"),
     ("routes.[].upstream.tls.client_cert", "none"),
     ("routes.[].upstream.tls.client_key", "none"),
@@ -201,9 +202,8 @@ const PROCESS_LIMITS: [&str; 4] =
 const LATER: &[(&str, &[&str])] = &[
     ("server", &["http2", "proxy_protocol"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
-    ("policies.*.lifetime", &["recheck", "recheck_stale", "refresh"]),
+    ("policies.*.lifetime", &["recheck", "recheck_stale"]),
     ("policies.*.credentials.[]", &["client_cert"]),
-    ("routes.[]", &["backchannel_logout"]),
     ("routes.[].upstream", &["frames", "proxy_protocol", "preamble"]),
 ];
 

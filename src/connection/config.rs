@@ -1,9 +1,12 @@
-//! `policies.*.lifetime`: how long a live connection may stay.
+//! `policies.*.lifetime`: how long a live connection may stay, and how its login
+//! is renewed.
+
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::unit::Span;
+use crate::unit::{OneOrMany, Span};
 
 /// The `lifetime` section of a policy.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -11,10 +14,13 @@ use crate::unit::Span;
 pub struct LifetimeConfig {
     /// What happens when the credential expires.
     pub on_expiry: OnExpiry,
-    /// How long after expiry the connection may stay.
+    /// How long after expiry the connection may stay, so that its login can be renewed.
     pub grace: Span,
     /// No connection outlives this; 0 = no bound.
     pub max: Span,
+    /// Which later message of the client renews its login; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<RefreshConfig>,
 }
 
 /// `on_expiry`.
@@ -26,4 +32,17 @@ pub enum OnExpiry {
     Close,
     /// Stay open.
     Ignore,
+}
+
+/// `refresh`: a JSON message that holds a new credential of the same identity.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RefreshConfig {
+    /// JSON Pointer (RFC 6901) → the value that must stand there.
+    #[serde(default, rename = "where")]
+    pub conditions: BTreeMap<String, serde_json::Value>,
+    /// JSON Pointer of the token.
+    pub token: String,
+    /// The verifier, or a list of them: the first that recognises the shape decides.
+    pub verifier: OneOrMany<String>,
 }

@@ -3,19 +3,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::ops::Deref;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::lifetime::{LiveLimits, Verdict};
-use crate::clock::{self, Ticker};
+use super::entry::{Carrier, Entry};
+use super::lifetime::LiveLimits;
+use crate::clock::Ticker;
 use crate::close::{CloseCodes, Reason};
 use crate::identity::Identity;
-use crate::relay::{Control, Direction};
-use crate::telemetry::{Flow, Metrics, RouteMetrics};
+use crate::telemetry::{Metrics, RouteMetrics};
 
 /// Every live connection of the process.
 pub struct Registry {
@@ -33,52 +31,6 @@ struct SubjectKey {
     verifier: Arc<str>,
     issuer: Option<Box<str>>,
     subject: Box<str>,
-}
-
-/// What carries a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carrier {
-    /// An upgraded WebSocket.
-    Socket,
-    /// A plain HTTP response that may stream for long.
-    Http,
-}
-
-/// A live connection.
-pub struct Entry {
-    /// Counts up from 1 since the start of the process.
-    pub id: u64,
-    /// The request id of the handshake, which joins the log lines.
-    pub request_id: Arc<str>,
-    /// Who.
-    pub identity: Arc<Identity>,
-    /// The client's address.
-    pub peer: IpAddr,
-    /// When it was opened, in milliseconds since the Unix epoch.
-    pub opened: i64,
-    /// What carries it.
-    pub carrier: Carrier,
-    /// The close codes that its client understands.
-    pub codes: CloseCodes,
-    /// How to close it, and what it did last.
-    pub control: Control,
-    /// [`Grounds`](super::Grounds), which a reload judges it by again; none for plain HTTP.
-    pub grounds: Option<Box<str>>,
-    ends: AtomicI64,
-    opened_tick: u32,
-    limits: ArcSwap<LiveLimits>,
-    metrics: Arc<RouteMetrics>,
-}
-
-/// A live connection as its relay sees it.
-pub struct Controlled(pub Arc<Entry>);
-
-impl Deref for Controlled {
-    type Target = Control;
-
-    fn deref(&self) -> &Control {
-        &self.0.control
-    }
 }
 
 /// What a connection brings along to the registry.
@@ -135,21 +87,7 @@ impl Registry {
     /// Enters a connection; from here on a close finds it.
     pub fn enter(self: &Arc<Self>, arrival: Arrival<'_>) -> Place {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let entry = Arc::new(Entry {
-            id,
-            request_id: Arc::clone(arrival.request_id),
-            identity: Arc::clone(arrival.identity),
-            peer: arrival.peer,
-            opened: clock::unix_millis(),
-            carrier: arrival.carrier,
-            codes: arrival.codes,
-            control: Control::new(self.ticker.now()),
-            grounds: arrival.grounds,
-            ends: AtomicI64::new(arrival.limits.ends(arrival.identity.deadline())),
-            opened_tick: self.ticker.now(),
-            limits: ArcSwap::new(Arc::clone(arrival.limits)),
-            metrics: Arc::clone(arrival.metrics),
-        });
+        let entry = Arc::new(Entry::new(id, arrival, self.ticker.now()));
         lock(self.shard(id)).insert(id, Arc::clone(&entry));
         self.open.fetch_add(1, Ordering::Relaxed);
         Place { registry: Arc::clone(self), entry, subject: None }
@@ -230,7 +168,7 @@ impl Registry {
         metrics.report_traffic(|found| {
             for shard in &self.shards {
                 for entry in lock(shard).values() {
-                    found(&entry.metrics, &entry.flow());
+                    found(entry.route_metrics(), &entry.flow());
                 }
             }
         });
@@ -257,46 +195,6 @@ impl SubjectKey {
     }
 }
 
-impl Entry {
-    /// Asks the connection to close; the first cause wins.
-    pub fn close(&self, reason: Reason) {
-        self.control.request_close(reason, reason.close_code(&self.codes));
-    }
-
-    /// What was relayed so far.
-    pub fn flow(&self) -> Flow {
-        let tallies =
-            [Direction::Up, Direction::Down].map(|direction| self.control.tally(direction));
-        Flow {
-            bytes: tallies.map(|tally| tally.bytes()),
-            frames: tallies.map(|tally| tally.frames()),
-        }
-    }
-
-    /// The route's name.
-    pub fn route(&self) -> &str {
-        self.metrics.name()
-    }
-
-    /// Puts the connection under other limits: a reload changed those of its route.
-    pub fn limit(&self, limits: &Arc<LiveLimits>) {
-        self.ends.store(limits.ends(self.identity.deadline()), Ordering::Relaxed);
-        self.limits.store(Arc::clone(limits));
-    }
-
-    fn judge(&self, now_millis: i64, tick: u32) {
-        if now_millis >= self.ends.load(Ordering::Relaxed) {
-            return self.close(Reason::Expired);
-        }
-        let socket = self.carrier == Carrier::Socket;
-        match self.limits.load().judge(&self.control, self.opened_tick, tick, socket) {
-            Verdict::Stay => {}
-            Verdict::Ping => self.control.request_ping(),
-            Verdict::Close(reason) => self.close(reason),
-        }
-    }
-}
-
 impl Place {
     /// The entry.
     pub fn entry(&self) -> &Arc<Entry> {
@@ -310,7 +208,7 @@ impl Place {
     /// [`SubjectFull`] if the subject has as many as it may and the newest is
     /// the one to refuse.
     pub fn claim(&mut self, identity: &Identity) -> Result<(), SubjectFull> {
-        let limit = self.entry.limits.load().per_subject.filter(|_| !identity.is_anonymous());
+        let limit = self.entry.limits().per_subject.filter(|_| !identity.is_anonymous());
         if let Some(limit) = limit {
             let key = SubjectKey::of(identity);
             self.registry.enter_subject(self.entry.id, &key, limit.most, limit.close_oldest)?;
@@ -323,8 +221,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let registry = &self.registry;
+        self.entry.leave();
         lock(registry.shard(self.entry.id)).remove(&self.entry.id);
-        self.entry.metrics.ended(&self.entry.flow());
+        self.entry.route_metrics().ended(&self.entry.flow());
         if let Some(key) = &self.subject {
             let mut subjects = lock(&registry.subjects);
             if let Some(ids) = subjects.get_mut(key) {

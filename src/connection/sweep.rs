@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::registry::{Entry, Registry};
+use super::entry::Entry;
+use super::registry::Registry;
 use crate::clock::{self, Ticker};
 use crate::close::Reason;
 

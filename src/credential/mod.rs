@@ -24,10 +24,11 @@ pub use self::config::{
 use self::cookie::CookieSource;
 use self::header::HeaderSource;
 pub use self::message::{
-    Follower, Forwarded, LoginMessage, MessageSource, Progress, Refusal, Sight,
+    Follower, Forwarded, LoginMessage, MessageSource, Progress, RefreshMessage, RefreshWatch,
+    Refusal, Sight,
 };
 use self::query::QuerySource;
-pub use self::query::without_parameter;
+pub use self::query::{form_decoded, without_parameter};
 use self::subprotocol::{PairSource, PrefixSource, Role};
 use crate::close::Reason;
 use crate::secret::Secret;

@@ -84,7 +84,7 @@ fn cut_from_url(sources: &[&QuerySource], value: &HeaderValue) -> Option<HeaderV
 
 /// The decoded bytes, and whether every `%` began a well-formed escape; one
 /// that did not stands for itself.
-fn form_decoded(text: &str) -> (Vec<u8>, bool) {
+pub fn form_decoded(text: &str) -> (Vec<u8>, bool) {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut whole = true;

@@ -12,7 +12,7 @@ use regex::{Regex, RegexBuilder};
 
 use super::CompileError;
 use super::function::{FUNCTIONS, Function, MATCHES, OPTIONAL};
-use super::tree::{charge, inner_name, is_inner, is_literal, is_type, size};
+use super::tree::{affixes, charge, inner_name, is_inner, is_literal, is_type, size};
 use crate::problem::suggestion;
 
 /// The deepest tree that is interpreted on a worker's stack.
@@ -51,6 +51,8 @@ const MACROS: [&str; 7] = ["has", "all", "exists", "exists_one", "existsOne", "m
 /// An expression that may be evaluated.
 pub(super) struct Checked {
     pub(super) root: IdedExpr,
+    /// What [`affixes`] gives.
+    pub(super) affixes: [String; 2],
     /// The free variables, by their first segment.
     pub(super) variables: BTreeSet<String>,
     /// The patterns of `matches`, in the order of their inner names.
@@ -70,8 +72,9 @@ pub(super) fn parse(source: &str) -> Result<Checked, CompileError> {
         variables: BTreeSet::new(),
         patterns: Vec::new(),
     };
+    let affixes = affixes(&root);
     checker.visit(&mut root, MAX_DEPTH, MAX_LOOPS)?;
-    Ok(Checked { root, variables: checker.variables, patterns: checker.patterns })
+    Ok(Checked { root, affixes, variables: checker.variables, patterns: checker.patterns })
 }
 
 /// `text` without line breaks and of a readable length.

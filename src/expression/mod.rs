@@ -34,6 +34,7 @@ const PARSER_STACK: usize = 64 << 20;
 pub struct Expression {
     source: Box<str>,
     variables: Box<[Box<str>]>,
+    affixes: [Box<str>; 2],
     plan: Plan,
 }
 
@@ -76,8 +77,9 @@ impl Expression {
             return Err(unknown_variable(unknown, known));
         }
         let variables = checked.variables.into_iter().map(String::into_boxed_str).collect();
+        let affixes = checked.affixes.map(String::into_boxed_str);
         let plan = Plan::new(checked.root, checked.patterns)?;
-        let mut expression = Expression { source: source.into(), variables, plan };
+        let mut expression = Expression { source: source.into(), variables, affixes, plan };
         expression.rehearse()?;
         Ok(expression)
     }
@@ -90,6 +92,14 @@ impl Expression {
     /// Whether the expression uses `variable`.
     pub fn uses(&self, variable: &str) -> bool {
         self.variables.iter().any(|name| **name == *variable)
+    }
+
+    /// `text`, a value of the expression, without what is written out at its beginning
+    /// and at its end: `x` of `"sess:" + x`. Values that differ differ without it, too.
+    pub fn inner<'a>(&self, text: &'a str) -> &'a str {
+        let [prefix, suffix] = &self.affixes;
+        let inner = text.strip_prefix(&**prefix).and_then(|rest| rest.strip_suffix(&**suffix));
+        inner.unwrap_or(text)
     }
 
     /// The names of an expression that is nothing but a dotted path, the

@@ -444,3 +444,22 @@ fn expressions() -> impl Strategy<Value = String> {
         ]
     })
 }
+
+#[test]
+fn what_is_written_around_a_value_can_be_taken_off() {
+    for (source, value, expected) in [
+        ("'sess:' + x", "sess:a", "a"),
+        ("'a' + ':' + x + '!' + '?'", "a:b!?", "b"),
+        ("'a' + (x + '!')", "ab!", "b"),
+        ("'a:' + sha256(x) + x", "a:00b", "00b"),
+        ("x", "sess:a", "sess:a"),
+        ("'a' + 'b'", "ab", "ab"),
+        ("x == '' ? 'a:' + x : 'b:' + x", "b:a", "b:a"),
+        ("[x, 'a'][0]", "a", "a"),
+        // Shorter than both together: nothing that this expression gives.
+        ("'aa' + x + 'aa'", "aaa", "aaa"),
+    ] {
+        let expression = Expression::compile(source, &["x"]).unwrap();
+        assert_eq!(expression.inner(value), expected, "{source}");
+    }
+}

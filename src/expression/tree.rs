@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
+use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 use cel::common::types::CelInt;
 
 use super::function::{CHARGE, FUEL};
@@ -48,6 +48,37 @@ pub(super) fn charge(node: &mut IdedExpr, weight: usize) {
             args: vec![value, weight, inner_name(id, FUEL)],
         }),
     };
+}
+
+/// The text that every value of an expression begins and ends with because it is
+/// written there: `"a:"` and `"!"` of `"a:" + x + "!"`.
+pub(super) fn affixes(root: &IdedExpr) -> [String; 2] {
+    let mut terms = Vec::new();
+    collect_terms(root, &mut terms);
+    let written: Vec<Option<&str>> = terms.iter().map(|term| text(term)).collect();
+    if written.iter().all(Option::is_some) {
+        return Default::default();
+    }
+    let prefix = written.iter().map_while(|text| *text).collect();
+    let suffix: Vec<&str> = written.iter().rev().map_while(|text| *text).collect();
+    [prefix, suffix.into_iter().rev().collect()]
+}
+
+/// The terms of a sum, in order; an expression that is none is one.
+fn collect_terms<'a>(node: &'a IdedExpr, terms: &mut Vec<&'a IdedExpr>) {
+    match &node.expr {
+        Expr::Call(call) if call.func_name == operators::ADD && call.target.is_none() => {
+            call.args.iter().for_each(|term| collect_terms(term, terms));
+        }
+        _ => terms.push(node),
+    }
+}
+
+fn text(node: &IdedExpr) -> Option<&str> {
+    match &node.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
+        _ => None,
+    }
 }
 
 pub(super) fn inner_name(id: u64, name: &str) -> IdedExpr {

@@ -148,10 +148,8 @@ fn admit_by(
     }
     // A reload in the meantime has not seen this connection.
     judge_again::late(exchange, place.entry());
-    match place.entry().control.requested() {
-        Some((reason, _)) => Err(reason),
-        None => Ok(Admitted { permit, place }),
-    }
+    place.entry().admit()?;
+    Ok(Admitted { permit, place })
 }
 
 /// Registers a CORS preflight, which the policy is not asked about: it carries

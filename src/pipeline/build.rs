@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::plan::{Access, Plan, Plans, Upstream};
+use super::logout_desk;
+use super::plan::{Access, Plan, Plans, Refresh, Upstream};
 use crate::config::{FileConfig, Loaded, PolicyConfig, RouteConfig, key_path};
-use crate::connection::{LiveLimits, SubjectLimit};
-use crate::credential::Sources;
+use crate::connection::{LiveLimits, RefreshConfig, SubjectLimit};
+use crate::credential::{RefreshMessage, Sources};
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{self, Assertion, IdentityConfig, IdentityHeaders, Spoofed};
@@ -219,6 +220,9 @@ impl Builder<'_> {
             config.accept_message.as_deref(),
             &["identity", "request", "message"],
         );
+        let refresh = config.lifetime.refresh.as_ref();
+        let refresh =
+            refresh.map(|written| self.refresh(&at("lifetime.refresh"), written, verifiers));
         let mut sources = sources?;
         let mut chains = Vec::new();
         for (index, written) in config.credentials.iter().enumerate() {
@@ -255,7 +259,22 @@ impl Builder<'_> {
             codes: config.codes.resolve(),
             reject_message,
             accept_message,
+            refresh: refresh.map_or(Some(None), |refresh| refresh.map(Some))?,
         })
+    }
+
+    fn refresh(
+        &mut self,
+        prefix: &str,
+        config: &RefreshConfig,
+        verifiers: &Verifiers,
+    ) -> Option<Refresh> {
+        let message =
+            self.take(prefix, RefreshMessage::compile(&config.conditions, &config.token))?;
+        // Names that do not resolve have been reported by `config` already.
+        let named = config.verifier.0.iter().filter_map(|name| verifiers.get(name));
+        let chain = Chain::new(named.map(|kept| Arc::clone(&kept.built.verifier)).collect());
+        Some(Refresh { message, chain })
     }
 
     fn message(&mut self, path: &str, source: Option<&str>, known: &[&str]) -> Option<Expression> {
@@ -345,12 +364,20 @@ impl Builder<'_> {
             }
         };
         // Names that do not resolve have been reported by `config` already.
-        let access = parts.policies.get(&config.policy)?;
-        let issuer = config.ticket.as_ref().and_then(|name| parts.verifiers.get(name));
+        let named = |name: &Option<String>| {
+            let kept = name.as_ref().and_then(|name| parts.verifiers.get(name));
+            kept.map(|kept| Arc::clone(&kept.built.verifier))
+        };
+        // A logout token proves itself.
+        let policy = match config.backchannel_logout {
+            Some(_) => "public",
+            None => config.policy.as_str(),
+        };
+        let access = parts.policies.get(policy)?;
         let lifetime = self
             .file
             .policies
-            .get(&config.policy)
+            .get(policy)
             .map(|policy| policy.lifetime.clone())
             .unwrap_or_default();
         let own_codes =
@@ -359,13 +386,17 @@ impl Builder<'_> {
             prefix,
             metrics.route(&name).map_err(|error| vec![Problem::new("name", error.to_string())]),
         )?;
-        expect(&route_metrics, access);
+        match &config.backchannel_logout {
+            Some(verifier) => expect_logouts(&route_metrics, verifier),
+            None => expect(&route_metrics, access),
+        }
         let live = Arc::new(live_limits(&limits, LiveLimits::of(&lifetime)));
         Some(Plan {
-            terms: terms(access, self.file.policies.get(&config.policy), &live),
+            terms: terms(access, self.file.policies.get(policy), &live),
             access: Arc::clone(access),
             upstream,
-            tickets: issuer.map(|kept| Arc::clone(&kept.built.verifier)),
+            tickets: named(&config.ticket),
+            logouts: named(&config.backchannel_logout),
             identity: identity?,
             assertion,
             subprotocols: config.subprotocols.clone(),
@@ -401,6 +432,12 @@ fn expect(metrics: &RouteMetrics, access: &Access) {
     if access.anonymous && !access.deny {
         metrics.expect_decision("none", "none");
     }
+}
+
+/// The same of a route where an issuer tells of logouts.
+fn expect_logouts(metrics: &RouteMetrics, verifier: &str) {
+    metrics.expect_ends();
+    metrics.expect_decision(logout_desk::CREDENTIAL, verifier);
 }
 
 fn terms(access: &Access, policy: Option<&PolicyConfig>, live: &LiveLimits) -> Box<str> {

@@ -253,11 +253,7 @@ impl Exchange {
         let expression = expression?;
         let mut variables = self.variables(identity, |name| expression.uses(name));
         variables.extend(extra);
-        match expression.evaluate(&variables).ok()? {
-            Value::Null => None,
-            Value::String(text) => Some(text),
-            value => Some(value.to_string()),
-        }
+        told(expression, &variables)
     }
 
     /// `reject_message` for `reason`.
@@ -265,6 +261,15 @@ impl Exchange {
         let access = &self.plan.access;
         let told = json!({ "code": reason.close_code(&access.codes), "text": reason.text() });
         self.message(access.reject_message.as_ref(), Variables::from([("reason", told)]), None)
+    }
+}
+
+/// What a message's `expression` gives, as text; none if it gives nothing.
+pub(super) fn told(expression: &Expression, variables: &Variables) -> Option<String> {
+    match expression.evaluate(variables).ok()? {
+        Value::Null => None,
+        Value::String(text) => Some(text),
+        value => Some(value.to_string()),
     }
 }
 

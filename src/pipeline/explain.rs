@@ -59,6 +59,7 @@ enum Stop {
     Refused(String),
     NotAsked,
     NotRedeemed,
+    NotRead,
 }
 
 impl From<String> for Stop {
@@ -100,6 +101,11 @@ pub async fn explain(
         Err(Stop::NotRedeemed) => {
             let unknown = "unknown: whose ticket it is shows when it is redeemed, and a dry run \
                            redeems none";
+            narrator.say("verdict", unknown);
+            Verdict::Unknown
+        }
+        Err(Stop::NotRead) => {
+            let unknown = "unknown: the logout token in the body decides, and a dry run has none";
             narrator.say("verdict", unknown);
             Verdict::Unknown
         }
@@ -148,8 +154,16 @@ async fn narrate(
     let is_upgrade = matches!(opening.kind, Kind::Upgrade(_));
     let carries =
         plan.upstream.as_ref().is_some_and(|upstream| upstream.endpoint.carries_upgrades());
-    if plan.access.deny || (is_upgrade && !carries && plan.tickets.is_none()) {
+    if plan.access.deny || (is_upgrade && !carries && !plan.is_desk()) {
         return Err(http_only(Reason::Forbidden).into());
+    }
+    if plan.logouts.is_some() {
+        let posted = !is_upgrade && opening.method == Method::POST;
+        return Err(if posted {
+            Stop::NotRead
+        } else {
+            http_only(Reason::MethodNotAllowed).into()
+        });
     }
     let mut exchange = Exchange {
         gate: Arc::clone(gate),
@@ -252,6 +266,12 @@ async fn narrate(
     narrator.say("verdict", "admit");
     if preview {
         narrator.say("dial", "first: the upstream has spoken before the login, unidentified");
+    }
+    if is_upgrade && let Some(refresh) = &plan.access.refresh {
+        let names: Vec<&str> =
+            refresh.chain.verifiers().iter().map(|verifier| &**verifier.name()).collect();
+        let by = names.join(", ");
+        narrator.say("refresh", format_args!("by a later message, verified by {by}"));
     }
     tell_upstream(narrator, &exchange, &headers);
     Ok(())

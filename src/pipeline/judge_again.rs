@@ -12,6 +12,7 @@ use super::plan::{Plan, Plans};
 use crate::close::Reason;
 use crate::connection::{Carrier, Entry, Grounds};
 use crate::expression::Variables;
+use crate::identity::Identity;
 use crate::policy::OwnOrigin;
 
 /// Judges every live connection by `new`, where it differs from `old`. One whose
@@ -27,6 +28,14 @@ pub(super) fn late(exchange: &Exchange, entry: &Entry) {
     let now = exchange.gate.plans.load();
     if !Arc::ptr_eq(&now, &exchange.plans) {
         judge_entry(entry, Some(&exchange.plan), &now);
+    }
+}
+
+/// Judges one connection whose login was renewed under `plans`, if they are gone.
+pub(super) fn renewed(gate: &Gate, plans: &Arc<Plans>, entry: &Entry) {
+    let now = gate.plans.load();
+    if !Arc::ptr_eq(&now, plans) {
+        judge_entry(entry, plans.named(entry.route()), &now);
     }
 }
 
@@ -55,17 +64,22 @@ fn fault(plan: &Plan, grounds: &Grounds, entry: &Entry) -> Option<Reason> {
     if !plan.access.origins.allows(&headers, &own) {
         return Some(Reason::OriginDenied);
     }
-    let variables = variables(grounds, entry);
-    let satisfied = !plan.access.deny && plan.access.rule.is_satisfied(&variables);
-    (!satisfied).then_some(Reason::Forbidden)
+    (!satisfies(plan, grounds, &entry.identity(), entry)).then_some(Reason::Forbidden)
 }
 
-fn variables(grounds: &Grounds, entry: &Entry) -> Variables {
-    Variables::from([
-        ("identity", entry.identity.variable()),
+/// Whether the rule of `plan` lets the connection of `entry` stand on `identity`.
+pub(super) fn may_stand(plan: &Plan, identity: &Identity, entry: &Entry) -> bool {
+    let grounds = entry.grounds.as_deref().map(Grounds::of).unwrap_or_default();
+    satisfies(plan, &grounds, identity, entry)
+}
+
+fn satisfies(plan: &Plan, grounds: &Grounds, identity: &Identity, entry: &Entry) -> bool {
+    let variables = Variables::from([
+        ("identity", identity.variable()),
         ("request", request_of(grounds, entry.peer)),
         ("message", grounds.message.clone().unwrap_or_default()),
-    ])
+    ]);
+    !plan.access.deny && plan.access.rule.is_satisfied(&variables)
 }
 
 #[cfg(test)]
@@ -76,7 +90,7 @@ mod tests {
     use crate::close::CloseCodes;
     use crate::config::load_from;
     use crate::connection::{Arrival, Place, Registry};
-    use crate::identity::{Identity, Method, Proof};
+    use crate::identity::{Method, Proof};
     use crate::pipeline::build;
     use crate::telemetry::Metrics;
 

@@ -11,8 +11,10 @@ mod gate;
 mod judge_again;
 mod login;
 mod login_again;
+mod logout_desk;
 mod plain;
 mod plan;
+mod refresh;
 mod rejection;
 mod session;
 mod slots;
@@ -32,6 +34,7 @@ use self::exchange::{Exchange, fresh_request_id, sane_request_id};
 pub use self::explain::{Question, Report, Verdict, explain};
 pub use self::gate::{Gate, Link};
 pub use self::judge_again::judge_again;
+use self::logout_desk::LogoutDesk;
 use self::plain::Plain;
 pub use self::plan::{Access, Plan, Plans};
 use self::rejection::refusal;
@@ -107,7 +110,7 @@ pub async fn serve(
     };
     let carries =
         plan.upstream.as_ref().is_some_and(|upstream| upstream.endpoint.carries_upgrades());
-    if plan.access.deny || (is_upgrade && !carries && plan.tickets.is_none()) {
+    if plan.access.deny || (is_upgrade && !carries && !plan.is_desk()) {
         return refuse(record, Reason::Forbidden);
     }
     let mut exchange = Exchange {
@@ -126,6 +129,9 @@ pub async fn serve(
     }
     if exchange.plan.tickets.is_some() {
         return TicketDesk { link: &link, exchange, record, _ip_slot: ip_slot }.answer(body).await;
+    }
+    if exchange.plan.logouts.is_some() {
+        return LogoutDesk { link: &link, exchange, record, _ip_slot: ip_slot }.answer(body).await;
     }
     let finding = exchange.find();
     exchange.clean();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::close::CloseCodes;
 use crate::connection::LiveLimits;
-use crate::credential::Sources;
+use crate::credential::{RefreshMessage, Sources};
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{Assertion, IdentityHeaders, Spoofed};
@@ -51,10 +51,12 @@ pub struct Plan {
     pub name: Arc<str>,
     /// Who may.
     pub access: Arc<Access>,
-    /// Where to; none only where nobody may, and where tickets are issued.
+    /// Where to; none only where nobody may, and where sockgate itself answers.
     pub upstream: Option<Arc<Upstream>>,
     /// Whose tickets are issued here, in place of an upstream.
     pub tickets: Option<Arc<dyn Verifier>>,
+    /// Whose issuer tells here of logouts, in place of an upstream.
+    pub logouts: Option<Arc<dyn Verifier>>,
     /// What the upstream is told.
     pub identity: IdentityHeaders,
     /// The same in one signed token, where there is one.
@@ -110,6 +112,16 @@ pub struct Access {
     pub reject_message: Option<Expression>,
     /// What an admitted client is sent first.
     pub accept_message: Option<Expression>,
+    /// How a live connection renews its login.
+    pub refresh: Option<Refresh>,
+}
+
+/// A policy's `lifetime.refresh`.
+pub struct Refresh {
+    /// The message that holds the new credential.
+    pub message: RefreshMessage,
+    /// Who verifies it.
+    pub chain: Chain,
 }
 
 impl Plans {
@@ -139,7 +151,19 @@ impl Plans {
     }
 }
 
+impl Access {
+    /// Whether any message of a client is looked at. They must not be compressed then.
+    pub fn inspects_messages(&self) -> bool {
+        self.sources.message().is_some() || self.refresh.is_some()
+    }
+}
+
 impl Plan {
+    /// Whether sockgate itself answers here, and no upstream.
+    pub fn is_desk(&self) -> bool {
+        self.tickets.is_some() || self.logouts.is_some()
+    }
+
     /// `limits.auth_timeout`.
     pub fn auth_timeout(&self) -> Duration {
         self.limits.auth_timeout.0

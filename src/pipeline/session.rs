@@ -9,6 +9,7 @@ use super::IpSlot;
 use super::exchange::Exchange;
 use super::gate::Gate;
 use super::plan::Plan;
+use super::refresh::RefreshTap;
 use super::slots::Open;
 use crate::connection::{Controlled, Place};
 use crate::relay::{self, Ended, RelaySettings, Tap, relay};
@@ -46,6 +47,7 @@ impl Session {
         record.admitted();
         let gate = Arc::clone(&exchange.gate);
         let plan = Arc::clone(&exchange.plan);
+        let tap = RefreshTap::around(tap, &exchange, place.entry());
         Box::new(Session { gate, settings, tap, rest: Rest { plan, record, place, ip_slot } })
     }
 

@@ -221,7 +221,7 @@ fn asked<'a>(
     let (Some(upstream), Kind::Upgrade(offer)) = (&plan.upstream, &exchange.opening.kind) else {
         return Err(Reason::Forbidden);
     };
-    let inspected = plan.access.sources.message().is_some();
+    let inspected = plan.access.inspects_messages();
     let request = UpgradeRequest {
         target: exchange.target(),
         headers: exchange.upstream_headers(identity)?,

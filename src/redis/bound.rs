@@ -3,36 +3,43 @@
 //! waits for more than that.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use crate::stream::Stream;
+use crate::stream::{Scan, Scanned, Stream};
 
 /// The longest first line of an element: a number, an error, a status.
 const LINE_BYTES: usize = 4096;
 /// The most elements that one array may announce.
 const ELEMENTS: u64 = 1 << 16;
 
-/// `stream`, of which no answer is longer than a limit.
-pub(super) struct Bounded {
-    stream: Stream,
-    scan: Scan,
-    /// Set when an answer is longer: of the error itself nobody is told.
+/// A stream whose answers are bounded.
+pub(super) type Bounded = Scanned<Telling>;
+
+/// `stream`, of which no answer is longer than `limit`. `too_large` is set when one
+/// is: of the error itself nobody is told.
+pub(super) fn bounded(stream: Stream, limit: usize, too_large: Arc<AtomicBool>) -> Bounded {
+    Scanned::new(stream, Telling { scan: Answers::new(limit), too_large })
+}
+
+/// Tells of an answer that is too large.
+pub(super) struct Telling {
+    scan: Answers,
     too_large: Arc<AtomicBool>,
 }
 
-impl Bounded {
-    pub(super) fn new(stream: Stream, limit: usize, too_large: Arc<AtomicBool>) -> Bounded {
-        Bounded { stream, scan: Scan::new(limit), too_large }
+impl Scan for Telling {
+    fn advance(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let scanned = self.scan.advance(bytes);
+        if scanned.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::FileTooLarge) {
+            self.too_large.store(true, Ordering::Relaxed);
+        }
+        scanned
     }
 }
 
 /// Follows answers by the first lines of their elements.
-struct Scan {
+struct Answers {
     limit: usize,
     /// Bytes of the current answer.
     size: usize,
@@ -44,12 +51,11 @@ struct Scan {
     line: Vec<u8>,
 }
 
-impl Scan {
-    fn new(limit: usize) -> Scan {
-        Scan { limit, size: 0, elements: 0, bulk: 0, line: Vec::new() }
+impl Answers {
+    fn new(limit: usize) -> Answers {
+        Answers { limit, size: 0, elements: 0, bulk: 0, line: Vec::new() }
     }
 
-    /// Takes note of `bytes`, which follow what was scanned before.
     fn advance(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let taken = if self.bulk > 0 {
@@ -133,45 +139,6 @@ impl Scan {
     }
 }
 
-impl AsyncRead for Bounded {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        match Pin::new(&mut this.stream).poll_read(context, buffer) {
-            Poll::Ready(Ok(())) => {
-                let scanned = this.scan.advance(&buffer.filled()[before..]);
-                if scanned.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::FileTooLarge) {
-                    this.too_large.store(true, Ordering::Relaxed);
-                }
-                Poll::Ready(scanned)
-            }
-            other => other,
-        }
-    }
-}
-
-impl AsyncWrite for Bounded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -180,8 +147,8 @@ mod tests {
 
     /// How a scan with a limit of 64 ends, whole and byte by byte alike.
     fn scan(text: &[u8]) -> Option<io::ErrorKind> {
-        let whole = Scan::new(64).advance(text).err().map(|error| error.kind());
-        let mut scan = Scan::new(64);
+        let whole = Answers::new(64).advance(text).err().map(|error| error.kind());
+        let mut scan = Answers::new(64);
         let mut single = None;
         for byte in text {
             single = single.or(scan.advance(&[*byte]).err().map(|error| error.kind()));
@@ -217,7 +184,7 @@ mod tests {
         {
             assert_eq!(scan(text), Some(io::ErrorKind::InvalidData), "{text:?}");
         }
-        let mut scan = Scan::new(1 << 20);
+        let mut scan = Answers::new(1 << 20);
         assert!(scan.advance(&[b'+'; LINE_BYTES + 1]).is_err());
     }
 
@@ -227,7 +194,7 @@ mod tests {
             prop_oneof![Just(b'$'), Just(b'*'), Just(b'\r'), Just(b'\n'), Just(b'1'), any::<u8>()],
             0..80,
         )) {
-            let mut scan = Scan::new(64);
+            let mut scan = Answers::new(64);
             let _ = scan.advance(&text);
         }
     }

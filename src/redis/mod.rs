@@ -24,7 +24,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use self::bound::Bounded;
+use self::bound::{Bounded, bounded};
 pub use self::channel::Channel;
 pub use self::url::UrlError;
 use self::url::{Address, Location};
@@ -286,7 +286,7 @@ impl Redis {
                 }
             }
         };
-        Ok(Bounded::new(stream, ANSWER_BYTES, Arc::clone(too_large)))
+        Ok(bounded(stream, ANSWER_BYTES, Arc::clone(too_large)))
     }
 
     fn login(&self) -> RedisConnectionInfo {

@@ -15,7 +15,8 @@ use crate::close::Reason;
 
 /// Sees each client message of a bounded size and may take it.
 pub trait Tap: Send {
-    /// The most bytes of raw frames that one message of interest has.
+    /// The most payload bytes of a message of interest. Its frames have at most
+    /// twice as many in all, so that no split into tiny ones holds more.
     fn max_bytes(&self) -> usize;
 
     /// Whether the message is for sockgate and not for the upstream.
@@ -27,6 +28,12 @@ pub trait Tap: Send {
         message: Vec<u8>,
         text: bool,
     ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>>;
+
+    /// Whether a message that begins so, and of which no more will come, may have
+    /// been for sockgate: then it is dropped, else the upstream gets what there is.
+    fn could_take(&self, _begun: &[u8]) -> bool {
+        false
+    }
 
     /// Follows a message that is too large to be held; its last bytes can still
     /// be kept from the upstream.
@@ -71,6 +78,8 @@ pub(super) struct Assembly {
     tap: Box<dyn Tap>,
     /// Raw frames of the message so far, while it may still be taken.
     raw: Vec<u8>,
+    /// Payload bytes in them, of the frame that has begun included.
+    payload: u64,
     state: State,
     /// Follows the message that is passed on.
     watch: Option<Box<dyn Watch>>,
@@ -99,6 +108,7 @@ impl Assembly {
         Assembly {
             tap,
             raw: Vec::new(),
+            payload: 0,
             state: State::Between,
             watch: None,
             mask: [0; 4],
@@ -133,6 +143,12 @@ impl Assembly {
             self.state = State::Passing;
         }
         std::mem::take(&mut self.raw)
+    }
+
+    /// The client says no more: what of the message being held is for the upstream.
+    pub(super) fn release_last(&mut self) -> Vec<u8> {
+        let raw = self.release();
+        if !raw.is_empty() && self.tap.could_take(&unwrap(&raw).0) { Vec::new() } else { raw }
     }
 
     /// Follows the frames in `bytes`, as [`Pipe::scan`] does, but puts what is
@@ -232,16 +248,20 @@ impl Assembly {
             // A ping may overtake the fragments that are held; a Close is the
             // last word, so what is held goes before it.
             if header.opcode == Opcode::CLOSE {
-                pipe.insert(&self.release());
+                pipe.insert(&self.release_last());
             }
             return;
         }
         if header.opcode != Opcode::CONTINUATION {
             self.state = State::Holding;
             self.watch = None;
+            self.payload = 0;
         }
-        let length = (self.raw.len() + header.len) as u64;
-        let fits = length.saturating_add(header.payload) <= self.tap.max_bytes() as u64;
+        self.payload = self.payload.saturating_add(header.payload);
+        let most = self.tap.max_bytes() as u64;
+        let raw = (self.raw.len() + header.len) as u64;
+        let fits = self.payload <= most
+            && raw.saturating_add(header.payload) <= most.saturating_mul(2).saturating_add(14);
         if self.state == State::Holding && !fits {
             self.outgrow(pipe, header.opcode == Opcode::TEXT);
         }

@@ -312,7 +312,7 @@ impl Pipe {
             let unread = self.take_unread();
             self.cut = !unread.is_empty() || !self.scanner.at_boundary();
             if let Some(assembly) = assembly {
-                self.insert(&assembly.release());
+                self.insert(&assembly.release_last());
             }
             self.insert(&unread);
         }

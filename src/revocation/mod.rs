@@ -10,6 +10,7 @@
 //! all of it by itself, so that nobody waits for Redis at the gate.
 
 mod config;
+mod once;
 mod set;
 mod share;
 mod store;
@@ -17,15 +18,18 @@ mod target;
 mod terms;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
 pub use self::config::RevocationConfig;
+pub use self::once::Once;
+use self::once::{Seen, Sight};
 use self::set::{Noted, Revocation, Set};
 pub use self::share::keep_in_touch;
-pub use self::target::{Kind, Target};
+pub use self::target::{Kind, Scope, Target};
 pub use self::terms::Terms;
 use crate::clock;
 use crate::close::Reason;
@@ -40,6 +44,7 @@ const MARGIN: i64 = 300_000;
 /// What is revoked, and the connections that it is about.
 pub struct Revocations {
     set: RwLock<Set>,
+    seen: Mutex<Seen>,
     terms: watch::Sender<Arc<Terms>>,
     registry: Arc<Registry>,
     telemetry: Arc<Telemetry>,
@@ -56,18 +61,21 @@ pub struct Revocations {
 pub enum Source {
     /// The operator, here.
     Admin,
+    /// An issuer, here: somebody has logged out there.
+    Logout,
     /// Somebody elsewhere: it was heard of through Redis.
     Redis,
 }
 
 impl Source {
     /// Every source.
-    pub const ALL: [Source; 2] = [Source::Admin, Source::Redis];
+    pub const ALL: [Source; 3] = [Source::Admin, Source::Logout, Source::Redis];
 
     /// The stable label of metric and log.
     pub fn label(self) -> &'static str {
         match self {
             Source::Admin => "admin",
+            Source::Logout => "logout",
             Source::Redis => "redis",
         }
     }
@@ -88,6 +96,21 @@ pub struct Revoked {
 #[error("too many revocations are remembered already; a shorter revocation.keep makes room")]
 pub struct Full;
 
+/// Why what counts once revoked nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OnceError {
+    /// It was seen before, here or by another replica.
+    #[error("it was seen before")]
+    Again,
+    /// More is revoked than can be remembered.
+    #[error(transparent)]
+    Full(#[from] Full),
+}
+
+/// How long Redis may take to say whether another replica has seen something; without
+/// an answer it has not, and nobody is kept waiting for their logout.
+const SIGHT: Duration = Duration::from_millis(500);
+
 impl Revocations {
     /// Nothing is revoked yet; `registry` has the connections to close.
     pub fn new(
@@ -101,6 +124,7 @@ impl Revocations {
         }
         Arc::new(Revocations {
             set: RwLock::default(),
+            seen: Mutex::default(),
             terms: watch::Sender::new(terms),
             registry,
             telemetry,
@@ -151,6 +175,60 @@ impl Revocations {
         revoking.await.unwrap_or(Err(Full))
     }
 
+    /// The same, if `once` comes here for the first time, and came to no replica before
+    /// that shares the same Redis.
+    ///
+    /// # Errors
+    /// [`OnceError`]; what is [`Full`] may come again.
+    pub async fn revoke_once(
+        self: &Arc<Self>,
+        target: Target,
+        source: Source,
+        once: Once,
+    ) -> Result<Revoked, OnceError> {
+        let this = Arc::clone(self);
+        let revoking = tokio::spawn(async move {
+            this.see(&once).await?;
+            match this.revoke_here(target, source).await {
+                Ok(revoked) => Ok(revoked),
+                Err(full) => {
+                    this.forget(&once).await;
+                    Err(full.into())
+                }
+            }
+        });
+        revoking.await.unwrap_or(Err(OnceError::Full(Full)))
+    }
+
+    async fn see(&self, once: &Once) -> Result<(), OnceError> {
+        let now = clock::unix_millis();
+        match self.seen(|seen| seen.see(once, now)) {
+            Sight::First => {}
+            Sight::Again => return Err(OnceError::Again),
+            Sight::Full => return Err(OnceError::Full(Full)),
+        }
+        let terms = Arc::clone(&self.terms.borrow());
+        let Some(store) = &terms.store else { return Ok(()) };
+        match tokio::time::timeout(SIGHT, store.see(once, now)).await {
+            Ok(Ok(false)) => Err(OnceError::Again),
+            // Else somebody would stay logged in because Redis is away.
+            Ok(Ok(true) | Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn forget(&self, once: &Once) {
+        self.seen(|seen| seen.forget(once));
+        let terms = Arc::clone(&self.terms.borrow());
+        if let Some(store) = &terms.store {
+            // If it stays there, that replica refuses it which it comes to next.
+            let _ = tokio::time::timeout(SIGHT, store.forget(once)).await;
+        }
+    }
+
+    fn seen<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
+        look(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     async fn revoke_here(&self, target: Target, source: Source) -> Result<Revoked, Full> {
         let terms = Arc::clone(&self.terms.borrow());
         let at = clock::unix_millis();
@@ -197,8 +275,8 @@ impl Revocations {
     fn meant(&self, revocation: &Revocation) -> Vec<Arc<Entry>> {
         let now = clock::unix_millis();
         self.registry.find_open(|entry| {
-            revocation.target.means(&entry.identity)
-                && revocation.holds(&entry.identity, entry.opened, now)
+            let identity = entry.identity();
+            revocation.target.means(&identity) && revocation.holds(&identity, entry.opened, now)
         })
     }
 
@@ -247,7 +325,7 @@ impl Revocations {
 
 /// When the last credential of `entries` ends, in Unix seconds, if all do.
 fn end_of(entries: &[Arc<Entry>]) -> Option<i64> {
-    let ends: Option<Vec<i64>> = entries.iter().map(|entry| entry.identity.deadline()).collect();
+    let ends: Option<Vec<i64>> = entries.iter().map(|entry| entry.identity().deadline()).collect();
     ends?.into_iter().max()
 }
 

@@ -140,13 +140,14 @@ fn is_of_before(identity: &Identity, opened: i64, at: i64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::target::Scope;
     use super::super::tests::{identity, of_method};
     use super::*;
 
     const NOW: i64 = 1_800_000_000_500;
 
     fn by(kind: Kind, text: &str, at: i64) -> Revocation {
-        Revocation { target: Target::new(kind, text, None), at, until: at + 1_000_000 }
+        Revocation { target: Target::new(kind, text, Scope::Any), at, until: at + 1_000_000 }
     }
 
     fn set(revocations: &[Revocation]) -> Set {
@@ -219,7 +220,7 @@ mod tests {
         assert!(!set.refuses(&token, NOW + 9_000, NOW + 9_000));
         assert_eq!(set.note(by(Kind::Subject, "ada", NOW + 5_000), NOW), Noted::News);
         assert!(set.refuses(&token, NOW + 9_000, NOW + 9_000));
-        set.end_at(&Target::new(Kind::Subject, "ada", None), NOW + 10_000);
+        set.end_at(&Target::new(Kind::Subject, "ada", Scope::Any), NOW + 10_000);
         assert!(!set.refuses(&token, NOW, NOW + 10_000));
     }
 
@@ -229,7 +230,7 @@ mod tests {
         let third = by(Kind::Session, "s-3", NOW + PURGE);
         assert_eq!(set.note_within(third, NOW, 2), Noted::Full);
         assert_eq!(set.note_within(by(Kind::Session, "s-1", NOW + 1), NOW, 2), Noted::News);
-        set.end_at(&Target::new(Kind::Session, "s-2", None), NOW + 1);
+        set.end_at(&Target::new(Kind::Session, "s-2", Scope::Any), NOW + 1);
         assert_eq!(set.note_within(third, NOW + PURGE, 2), Noted::News);
     }
 }

@@ -188,7 +188,7 @@ impl Revocations {
         let now = clock::unix_millis();
         let closed =
             self.close(self.registry.find_open(|entry| {
-                self.read(|set| set.refuses(&entry.identity, entry.opened, now))
+                self.read(|set| set.refuses(&entry.identity(), entry.opened, now))
             }));
         self.telemetry.metrics.revocations(Source::Redis.label(), news);
         let fields = [("revocations", Value::from(news)), ("closed", closed.into())];

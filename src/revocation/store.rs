@@ -3,9 +3,11 @@
 //! Two keys: the hash `PREFIXrevocations`, target → when and until when, and the
 //! sorted set `PREFIXrevocations:ends`, by which what has ended is thrown out.
 //! Both end with the last revocation in them. What is new is published on the
-//! channel `PREFIXrevocations`. Neither holds a subject, session or token, but
-//! their hashes.
+//! channel `PREFIXrevocations`. What counts once is a key of its own for a few
+//! minutes, `PREFIXrevocations:once:HASH`. None holds a subject, session or token,
+//! but their hashes.
 
+use super::once::Once;
 use super::set::Revocation;
 use super::target::Target;
 use crate::redis::{Channel, Redis, RedisError, Value, pipe};
@@ -105,6 +107,27 @@ impl Store {
         Err(odd())
     }
 
+    /// Whether no replica has seen `once`; from now on one has.
+    pub(super) async fn see(&self, once: &Once, now: i64) -> Result<bool, RedisError> {
+        let mut set = pipe();
+        let left = once.until.saturating_sub(now).max(1);
+        set.cmd("SET").arg(self.key_of(once)).arg(1).arg("NX").arg("PX").arg(left);
+        // Asked twice it would have seen itself.
+        let answers = self.redis.ask_once(&set).await?;
+        Ok(answers.first() != Some(&Value::Nil))
+    }
+
+    /// Has all replicas forget `once`.
+    pub(super) async fn forget(&self, once: &Once) -> Result<(), RedisError> {
+        let mut delete = pipe();
+        delete.cmd("DEL").arg(self.key_of(once));
+        self.redis.ask(&delete).await.map(|_| ())
+    }
+
+    fn key_of(&self, once: &Once) -> String {
+        format!("{}:once:{}", self.name, once.hex())
+    }
+
     /// Listens to what is published.
     pub(super) async fn listen(&self) -> Result<Channel, RedisError> {
         self.redis.listen(&self.name).await
@@ -130,12 +153,12 @@ fn read(target: &str, times: &str) -> Option<Revocation> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::target::Kind;
+    use super::super::target::{Kind, Scope};
     use super::*;
 
     #[test]
     fn what_is_published_is_read_and_nothing_else() {
-        let target = Target::new(Kind::Subject, "ada", None);
+        let target = Target::new(Kind::Subject, "ada", Scope::Any);
         let message = format!("{target} 1800000000000 1800000060000");
         let read = read_message(message.as_bytes());
         let revocation = Revocation { target, at: 1_800_000_000_000, until: 1_800_000_060_000 };

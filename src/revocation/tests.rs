@@ -18,7 +18,23 @@ pub(super) fn of_method(method: Method, subject: &str, issued_at: Option<i64>) -
     proven(method, subject, None, None, issued_at)
 }
 
+/// One that the verifier `app` proved by a token of `issuer`.
+pub(super) fn by_issuer(subject: &str, issuer: &str) -> Identity {
+    proven_by(Some(issuer), Method::Jwt, subject, None, None, Some(1_000))
+}
+
 fn proven(
+    method: Method,
+    subject: &str,
+    session: Option<&str>,
+    token: Option<&str>,
+    issued_at: Option<i64>,
+) -> Identity {
+    proven_by(None, method, subject, session, token, issued_at)
+}
+
+fn proven_by(
+    issuer: Option<&str>,
     method: Method,
     subject: &str,
     session: Option<&str>,
@@ -29,7 +45,7 @@ fn proven(
         subject: subject.into(),
         method,
         verifier: "app".into(),
-        issuer: None,
+        issuer: issuer.map(str::to_owned),
         session: session.map(str::to_owned),
         token_id: token.map(str::to_owned),
         issued_at,
@@ -70,13 +86,13 @@ async fn a_revocation_closes_what_is_open_and_refuses_what_comes() {
     let revocations = revocations("{}");
     let ada = open(&revocations, identity("ada", Some("s-1"), None));
     let other = open(&revocations, identity("ada", Some("s-2"), None));
-    let target = Target::new(Kind::Session, "s-1", Some("app"));
+    let target = Target::new(Kind::Session, "s-1", Scope::Verifier("app"));
     let revoked = revocations.revoke(target, Source::Admin).await;
     assert_eq!(revoked, Ok(Revoked { closed: 1, shared: false }));
     assert_eq!((asked(&ada), asked(&other)), (Some((Reason::Revoked, 4001)), None));
     let late = identity("ada", Some("s-1"), None);
     assert_eq!(revocations.judge(&late, clock::unix_millis()), Err(Reason::Revoked));
-    assert_eq!(revocations.judge(&other.entry().identity, other.entry().opened), Ok(()));
+    assert_eq!(revocations.judge(&other.entry().identity(), other.entry().opened), Ok(()));
     // Asked to close already: not counted again.
     let again = revocations.revoke(target, Source::Admin).await;
     assert_eq!(again, Ok(Revoked { closed: 0, shared: false }));
@@ -111,15 +127,15 @@ async fn a_revocation_lasts_as_long_as_any_credential_that_it_was_seen_to_mean()
         Identity::proven(proof).unwrap()
     };
     let _short = open(&revocations, expiring(60));
-    let token = Target::new(Kind::TokenId, "j-1", Some("app"));
+    let token = Target::new(Kind::TokenId, "j-1", Scope::Verifier("app"));
     revocations.revoke(token, Source::Admin).await.unwrap();
     assert_eq!(until(token), (now + 60 + 30) * 1000 + MARGIN);
     // Another verifier may have a token of this id that lasts longer.
-    let any = Target::new(Kind::TokenId, "j-1", None);
+    let any = Target::new(Kind::TokenId, "j-1", Scope::Any);
     revocations.revoke(any, Source::Admin).await.unwrap();
     assert!((until(any) - (now + 3600) * 1000).abs() < 10_000);
     let _long = open(&revocations, expiring(90_000));
-    let subject = Target::new(Kind::Subject, "ada", None);
+    let subject = Target::new(Kind::Subject, "ada", Scope::Any);
     revocations.revoke(subject, Source::Admin).await.unwrap();
     assert_eq!(until(subject), (now + 90_000 + 30) * 1000 + MARGIN);
 }
@@ -132,7 +148,8 @@ async fn nobody_is_let_in_before_what_is_stored_is_loaded() {
     assert_eq!(revocations.judge(&Identity::anonymous(), 0), Ok(()));
     assert!(revocations.is_degraded());
     let place = open(&revocations, ada);
-    let revoked = revocations.revoke(Target::new(Kind::Subject, "ada", None), Source::Admin).await;
+    let revoked =
+        revocations.revoke(Target::new(Kind::Subject, "ada", Scope::Any), Source::Admin).await;
     assert_eq!(revoked, Ok(Revoked { closed: 1, shared: false }));
     assert_eq!(asked(&place), Some((Reason::Revoked, 4001)));
 }
@@ -147,10 +164,10 @@ async fn a_revocation_that_races_with_a_connection_never_misses_it() {
             tokio::spawn(async move {
                 let place = open(&revocations, identity("ada", Some(&session), None));
                 let entry = Arc::clone(place.entry());
-                (revocations.judge(&entry.identity, entry.opened), place)
+                (revocations.judge(&entry.identity(), entry.opened), place)
             })
         };
-        let target = Target::new(Kind::Session, &session, None);
+        let target = Target::new(Kind::Session, &session, Scope::Any);
         let (entered, revoked) = tokio::join!(entering, revocations.revoke(target, Source::Admin));
         let (judged, place) = entered.unwrap();
         let closed = asked(&place).is_some();

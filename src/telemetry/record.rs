@@ -150,7 +150,8 @@ impl Record {
         }
     }
 
-    /// Why the verifier could not answer; nothing of the request or its answer.
+    /// Why the verifier could not answer, or what is wrong with a logout token; nothing of
+    /// the request or its answer.
     pub fn cause(&mut self, cause: &'static str) {
         if let Stage::Opening(opening) = &mut self.stage {
             opening.cause = Some(cause);

@@ -1,11 +1,13 @@
 //! What every verifier must do, whatever its kind. A new kind makes one
-//! [`Sample`] of itself and calls [`holds`]; one that asks over a network calls
-//! [`survives`] too.
+//! [`Sample`] of itself and calls [`holds`], or [`holds_once`] if what it verifies is
+//! used up by that; one that asks over a network calls [`survives`] too.
 
+mod lines;
 mod peer;
 
 use std::sync::Arc;
 
+pub(super) use self::lines::{Lines, telemetry};
 pub(super) use self::peer::{Seen, serving, survives, survives_with};
 use super::occasion::Asked;
 use super::{Chain, Credential, Verifier, VerifyError};
@@ -52,6 +54,24 @@ impl Sample {
 /// Holds the verifier of `sample` to the contract.
 pub(super) async fn holds(sample: Sample) {
     admits_the_valid(&sample).await;
+    refuses_the_others(&sample).await;
+    names_itself_in_a_chain(&sample, &[&sample.valid, &sample.wrong]).await;
+}
+
+/// The same for a verifier that admits each credential once, as whoever it was issued
+/// for: none of all that is refused uses the valid one up.
+pub(super) async fn holds_once(sample: Sample) {
+    refuses_the_others(&sample).await;
+    names_itself_in_a_chain(&sample, &[&sample.wrong]).await;
+    let identity = match sample.ask(&sample.valid).await {
+        Ok(identity) => identity,
+        Err(error) => panic!("the valid one is refused: {error}"),
+    };
+    assert_eq!((identity.subject(), identity.method()), (sample.subject, sample.method));
+    assert_eq!(sample.refusal(&sample.valid).await, Reason::InvalidCredential);
+}
+
+async fn refuses_the_others(sample: &Sample) {
     assert_eq!(sample.refusal(&sample.wrong).await, Reason::InvalidCredential);
     if let Some(expired) = &sample.expired {
         assert_eq!(sample.refusal(expired).await, Reason::Expired);
@@ -59,9 +79,8 @@ pub(super) async fn holds(sample: Sample) {
     if let Some(without_subject) = &sample.without_subject {
         assert_eq!(sample.refusal(without_subject).await, Reason::InvalidCredential);
     }
-    refuses_garbage(&sample).await;
-    refuses_every_variant_of_the_valid(&sample).await;
-    names_itself_in_a_chain(&sample).await;
+    refuses_garbage(sample).await;
+    refuses_every_variant_of_the_valid(sample).await;
 }
 
 async fn admits_the_valid(sample: &Sample) {
@@ -112,9 +131,9 @@ async fn refuses_every_variant_of_the_valid(sample: &Sample) {
     }
 }
 
-async fn names_itself_in_a_chain(sample: &Sample) {
+async fn names_itself_in_a_chain(sample: &Sample, values: &[&[u8]]) {
     let chain = Chain::new(vec![Arc::clone(&sample.verifier)]);
-    for value in [&sample.valid, &sample.wrong] {
+    for value in values {
         let asked = Asked::default();
         let occasion = asked.with(Place::Message);
         let credential = Credential { value, basic: false };

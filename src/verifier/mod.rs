@@ -17,6 +17,7 @@ mod hash_key;
 mod introspection;
 mod jwt;
 mod kept;
+mod logout;
 mod lookup;
 mod occasion;
 mod session;
@@ -34,7 +35,8 @@ pub use self::config::{
 };
 pub use self::hash_key::{NoRandomness, generate, hash_entry};
 pub use self::kept::Kept;
-pub use self::occasion::Occasion;
+pub use self::logout::{LoggedOut, LoggingOut, Logout, LogoutError};
+pub use self::occasion::{KeptOccasion, Occasion};
 pub use self::session::{
     CookieFormat, CookieFormatConfig, CookieSignatureConfig, DjangoValueConfig, SecretsConfig,
     SessionConfig, SignatureFormat, StoreConfig, ValueConfig, ValueFormat,
@@ -133,6 +135,11 @@ pub trait Verifier: Send + Sync {
     /// Itself, if it issues what it verifies and verifying uses that up. Then it is
     /// asked about upgrades alone, and never for a dry run.
     fn tickets(&self) -> Option<&Tickets> {
+        None
+    }
+
+    /// Judges a logout token of the issuer at `now`; none if no issuer could send one.
+    fn logout<'a>(&'a self, _token: &'a [u8], _now: UnixSeconds) -> Option<LoggingOut<'a>> {
         None
     }
 

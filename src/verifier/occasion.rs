@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 
-use crate::credential::Place;
+use crate::credential::{Place, Scheme};
 use crate::handshake::Host;
 
 /// What a verifier is told about the request, besides the credential. All of it
@@ -30,12 +31,114 @@ pub struct Occasion<'a> {
     pub headers: &'a HeaderMap,
 }
 
+/// An occasion that outlives its request, for whoever asks later. Every byte of it
+/// is a copy: what is borrowed of a request keeps all of its head.
+pub struct KeptOccasion {
+    place: KeptPlace,
+    method: Method,
+    https: bool,
+    host: Host,
+    path: Box<str>,
+    query: Option<Box<str>>,
+    ip: IpAddr,
+    headers: HeaderMap,
+}
+
+/// A [`Place`] with a name of its own.
+enum KeptPlace {
+    Cookie(Box<str>),
+    Query(Box<str>),
+    Header(HeaderName, Scheme),
+    Subprotocol,
+    Message,
+}
+
+impl Occasion<'_> {
+    /// The same for later.
+    pub fn kept(&self) -> KeptOccasion {
+        KeptOccasion { headers: self.headers.iter().filter_map(copied).collect(), ..self.bare() }
+    }
+
+    /// The same for later, without the headers.
+    pub fn bare(&self) -> KeptOccasion {
+        KeptOccasion {
+            place: match self.place {
+                Place::Cookie(name) => KeptPlace::Cookie(name.into()),
+                Place::Query(name) => KeptPlace::Query(name.into()),
+                Place::Header(name, scheme) => KeptPlace::Header(name.clone(), scheme),
+                Place::Subprotocol => KeptPlace::Subprotocol,
+                Place::Message => KeptPlace::Message,
+            },
+            method: self.method.clone(),
+            https: self.https,
+            host: self.host.clone(),
+            path: self.path.into(),
+            query: self.query.map(Into::into),
+            ip: self.ip,
+            headers: HeaderMap::new(),
+        }
+    }
+}
+
+impl KeptOccasion {
+    /// As verifiers are told.
+    pub fn lent(&self) -> Occasion<'_> {
+        Occasion {
+            place: match &self.place {
+                KeptPlace::Cookie(name) => Place::Cookie(name),
+                KeptPlace::Query(name) => Place::Query(name),
+                KeptPlace::Header(name, scheme) => Place::Header(name, *scheme),
+                KeptPlace::Subprotocol => Place::Subprotocol,
+                KeptPlace::Message => Place::Message,
+            },
+            method: &self.method,
+            https: self.https,
+            host: &self.host,
+            path: &self.path,
+            query: self.query.as_deref(),
+            ip: self.ip,
+            headers: &self.headers,
+        }
+    }
+}
+
+/// Header names are copies or fixed already; values are shared with the head.
+fn copied((name, value): (&HeaderName, &HeaderValue)) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+    Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+}
+
 #[cfg(test)]
 pub(super) use self::tests::Asked;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_is_told_as_it_was() {
+        let mut asked = Asked { query: Some("a=1"), ..Asked::default() };
+        asked.headers.append("x-tenant", HeaderValue::from_static("a"));
+        asked.headers.append("x-tenant", HeaderValue::from_static("b"));
+        let name = HeaderName::from_static("x-key");
+        for place in [
+            Place::Cookie("session"),
+            Place::Query("token"),
+            Place::Header(&name, Scheme::None),
+            Place::Subprotocol,
+            Place::Message,
+        ] {
+            let occasion = asked.with(place);
+            let kept = occasion.kept();
+            let told = kept.lent();
+            assert_eq!(told.place, place);
+            assert_eq!((told.path, told.query, told.ip), ("/ws", Some("a=1"), occasion.ip));
+            assert_eq!((told.method, told.https), (&Method::GET, true));
+            assert_eq!(*told.host.name, *occasion.host.name);
+            assert_eq!(told.headers, occasion.headers);
+            assert!(occasion.bare().lent().headers.is_empty());
+        }
+    }
 
     /// A request that an [`Occasion`] can be borrowed of.
     pub(in crate::verifier) struct Asked {

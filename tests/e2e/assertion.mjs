@@ -1,6 +1,9 @@
 // Verifies assertions of sockgate with npm jose, as an upstream would:
 // assertion.mjs JWKS-URL TOKEN...; one line each, {"header", "claims"} or "refused".
+import { webcrypto } from "node:crypto";
 import { createRemoteJWKSet, jwtVerify } from "jose";
+
+globalThis.crypto ??= webcrypto; // not there in Node 18
 
 const [url, ...tokens] = process.argv.slice(2);
 const keys = createRemoteJWKSet(new URL(url));

@@ -1,9 +1,10 @@
-// An Express application that logs its users in: node express.mjs redis PORT HOST SECRET
-// keeps sessions in Redis (express-session, connect-redis), node express.mjs cookie SECRET
-// in cookies (cookie-session). Prints {"port": …} on 127.0.0.1; ends with its input.
+// An Express application that logs its users in: node express.mjs redis URL SECRET... keeps
+// sessions in Redis (express-session, connect-redis), postgres URL SECRET... in PostgreSQL
+// (connect-pg-simple, which makes its table), cookie SECRET... in cookies (cookie-session). Prints {"port": …} on 127.0.0.1; ends with its input.
 import express from "express";
 import session from "express-session";
 import cookieSession from "cookie-session";
+import connectPgSimple from "connect-pg-simple";
 import { RedisStore } from "connect-redis";
 import { createClient } from "redis";
 
@@ -11,21 +12,32 @@ const [kind, ...rest] = process.argv.slice(2);
 const app = express();
 app.use(express.urlencoded({ extended: false }));
 
-if (kind === "redis") {
+const stored = kind !== "cookie";
+if (stored) {
   const [url, ...secret] = rest;
+  const store = await (kind === "redis" ? inRedis(url) : inPostgres(url));
+  app.use(session({ store, secret, resave: false, saveUninitialized: false }));
+} else {
+  app.use(cookieSession({ name: "session", keys: rest, maxAge: 24 * 60 * 60 * 1000 }));
+}
+
+async function inRedis(url) {
   const client = createClient({ url });
   client.on("error", () => {});
   await client.connect();
-  app.use(session({ store: new RedisStore({ client }), secret, resave: false, saveUninitialized: false }));
-} else {
-  app.use(cookieSession({ name: "session", keys: rest, maxAge: 24 * 60 * 60 * 1000 }));
+  return new RedisStore({ client });
+}
+
+function inPostgres(conString) {
+  const Store = connectPgSimple(session);
+  return new Store({ conString, createTableIfMissing: true, ttl: 24 * 60 * 60 });
 }
 
 app.get("/", (request, response) => response.send("hello"));
 
 app.post("/login", (request, response, next) => {
   const user = { user: request.body.user };
-  if (kind === "redis") {
+  if (stored) {
     // As Passport does: a new id for a new login.
     request.session.regenerate((error) => {
       if (error) return next(error);
@@ -40,7 +52,7 @@ app.post("/login", (request, response, next) => {
 });
 
 app.post("/logout", (request, response, next) => {
-  if (kind === "redis") {
+  if (stored) {
     request.session.destroy((error) => (error ? next(error) : response.redirect(303, "/")));
   } else {
     request.session = null;

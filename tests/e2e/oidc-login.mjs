@@ -4,13 +4,31 @@
 // pages: any name and password will do.
 
 import { createHash, randomBytes } from "node:crypto";
+import http from "node:http";
+import https from "node:https";
+
+// What `fetch` gives, and all cookies: Debian's Node 18 shows only one of them there.
+function visit(url, { method = "GET", body, headers = {} } = {}) {
+  const form = { "content-type": "application/x-www-form-urlencoded" };
+  return new Promise((resolve, reject) => {
+    const { request } = url.startsWith("https:") ? https : http;
+    const asking = request(url, { method, headers: body ? { ...headers, ...form } : headers });
+    asking.on("error", reject).on("response", async (response) => {
+      let text = "";
+      for await (const piece of response.setEncoding("utf8")) text += piece;
+      const { statusCode: status, headers } = response;
+      resolve({ status, location: headers.location, cookies: headers["set-cookie"] ?? [], text });
+    });
+    asking.end(body?.toString());
+  });
+}
 
 // What a browser keeps: cookies with their path, of one host.
 class Jar {
   #cookies = new Map();
 
   take(url, response) {
-    for (const line of response.headers.getSetCookie()) {
+    for (const line of response.cookies) {
       const [pair, ...attributes] = line.split(";").map((part) => part.trim());
       const [name, value] = [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)];
       const attribute = (wanted) =>
@@ -34,7 +52,7 @@ class Jar {
 export async function login(issuer, client, user, resource) {
   const jar = new Jar();
   const discovery = `${issuer.replace(/\/$/, "")}/.well-known/openid-configuration`;
-  const endpoints = await (await fetch(discovery)).json();
+  const endpoints = JSON.parse((await visit(discovery)).text);
   const verifier = randomBytes(32).toString("base64url");
   const start = new URL(endpoints.authorization_endpoint);
   start.search = new URLSearchParams({
@@ -53,15 +71,14 @@ export async function login(issuer, client, user, resource) {
   let form;
   for (let step = 0; ; step += 1) {
     if (step > 20) throw new Error(`no end of redirects: ${url}`);
-    const response = await fetch(url, {
+    const response = await visit(url, {
       method: form ? "POST" : "GET",
       body: form,
       headers: { cookie: jar.for(url) },
-      redirect: "manual",
     });
     jar.take(url, response);
     form = undefined;
-    const location = response.headers.get("location");
+    const { status, location, text: page } = response;
     if (location?.startsWith(client.redirect)) {
       url = location;
       break;
@@ -70,8 +87,7 @@ export async function login(issuer, client, user, resource) {
       url = new URL(location, url).href;
       continue;
     }
-    const page = await response.text();
-    if (!response.ok) throw new Error(`${response.status} at ${url}: ${page}`);
+    if (status !== 200) throw new Error(`${status} at ${url}: ${page}`);
     const action = /<form[^>]* action="([^"]+)"/.exec(page)?.[1];
     const prompt = /name="prompt" value="([^"]+)"/.exec(page)?.[1];
     if (!action || !prompt) throw new Error(`a page without a form at ${url}: ${page}`);
@@ -82,7 +98,7 @@ export async function login(issuer, client, user, resource) {
   const back = new URL(url).searchParams;
   if (back.get("state") !== "there-and-back") throw new Error(`not our state: ${url}`);
   if (!back.get("code")) throw new Error(`no code: ${url}`);
-  const exchange = await fetch(endpoints.token_endpoint, {
+  const exchange = await visit(endpoints.token_endpoint, {
     method: "POST",
     body: new URLSearchParams({
       grant_type: "authorization_code",
@@ -93,5 +109,26 @@ export async function login(issuer, client, user, resource) {
       resource,
     }),
   });
-  return exchange.json();
+  return { jar, tokens: JSON.parse(exchange.text) };
+}
+
+// Logs the browser out whose cookies are in `jar` (OpenID Connect RP-Initiated Logout 1.0):
+// the provider asks whether that is meant, and it is.
+export async function logout(issuer, jar) {
+  const discovery = `${issuer.replace(/\/$/, "")}/.well-known/openid-configuration`;
+  const { end_session_endpoint: url } = JSON.parse((await visit(discovery)).text);
+  const asked = await visit(url, { headers: { cookie: jar.for(url) } });
+  jar.take(url, asked);
+  const page = asked.text;
+  const action = /<form[^>]* action="([^"]+)"/.exec(page)?.[1];
+  const xsrf = /name="xsrf" value="([^"]+)"/.exec(page)?.[1];
+  if (!action || !xsrf) throw new Error(`${asked.status}, a page without a form: ${page}`);
+  const there = new URL(action, url).href;
+  const done = await visit(there, {
+    method: "POST",
+    body: new URLSearchParams({ xsrf, logout: "yes" }),
+    headers: { cookie: jar.for(there) },
+  });
+  if (done.status !== 303) throw new Error(`${done.status}: ${done.text}`);
+  jar.take(there, done);
 }

@@ -11,6 +11,10 @@
 //                         browser does it: oidc-login.mjs; resource: urn:chat (a JWT for chat)
 //                         or urn:opaque:chat (one that says nothing by itself)
 //   POST /revoke?token=   ends a token of a login
+//   POST /backchannel?uri=&session=1   where the browser's client wants to hear of logouts;
+//                         with session: of which session, not only of whom
+//   POST /logout?user=    the last login of that user logs out, as a browser does it: what the
+//                         client was told, and how it answered
 // Ends when its standard input does. --down: begins closed.
 
 import { generateKeyPairSync } from "node:crypto";
@@ -20,7 +24,7 @@ import { createServer as createTlsServer } from "node:https";
 
 import { Provider } from "oidc-provider";
 
-import { login } from "./oidc-login.mjs";
+import { login, logout } from "./oidc-login.mjs";
 
 const flag = (name) => process.argv.includes(name);
 const option = (name, at = 1) => process.argv[process.argv.indexOf(name) + at];
@@ -54,6 +58,11 @@ const elliptic = (() => {
 let serial = 1;
 let keys = [signing(serial)];
 let callback;
+let backchannel = {};
+
+// The browsers of those who have logged in, and how the client took the last logout.
+const jars = {};
+let told;
 
 function configure(issuer) {
   const provider = new Provider(issuer, {
@@ -79,6 +88,7 @@ function configure(issuer) {
         token_endpoint_auth_method: "none",
         redirect_uris: [BROWSER.redirect],
         grant_types: ["authorization_code"],
+        ...backchannel,
       },
     ],
     cookies: { keys: ["a key of the cookies of the provider"] },
@@ -86,9 +96,12 @@ function configure(issuer) {
     claims: { openid: ["sub"], profile: ["name"] },
     findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, name: id }) }),
     // The shapes of Keycloak and of Auth0 at once.
-    extraTokenClaims: (_, token) => {
+    extraTokenClaims: (context, token) => {
       const roles = ROLES[String(token.accountId ?? "").split("|").at(-1)] ?? ["member"];
+      // As Keycloak does: the session that the provider will say has ended.
+      const sid = context.oidc.entities.AuthorizationCode?.sid;
       return {
+        ...(sid && { sid }),
         azp: token.clientId,
         preferred_username: token.accountId,
         realm_access: { roles: ["offline_access", ...roles] },
@@ -100,6 +113,7 @@ function configure(issuer) {
       clientCredentials: { enabled: true },
       introspection: { enabled: true },
       revocation: { enabled: true },
+      backchannelLogout: { enabled: true },
       resourceIndicators: {
         enabled: true,
         useGrantedResource: () => true,
@@ -113,6 +127,8 @@ function configure(issuer) {
       },
     },
   });
+  provider.on("backchannel.success", () => (told = "done"));
+  provider.on("backchannel.error", (_, error) => (told = String(error.message)));
   callback = provider.callback();
 }
 
@@ -198,11 +214,28 @@ const control = createServer(async (request, response) => {
         return reply(200, requests);
       case "/token":
         return reply(200, await token(searchParams.get("resource")));
-      case "/login":
-        return reply(
-          200,
-          await login(issuer, BROWSER, searchParams.get("user"), searchParams.get("resource") ?? "urn:chat"),
+      case "/login": {
+        const user = searchParams.get("user");
+        const { jar, tokens } = await login(
+          issuer,
+          BROWSER,
+          user,
+          searchParams.get("resource") ?? "urn:chat",
         );
+        jars[user] = jar;
+        return reply(200, tokens);
+      }
+      case "/backchannel":
+        backchannel = {
+          backchannel_logout_uri: searchParams.get("uri"),
+          backchannel_logout_session_required: searchParams.has("session"),
+        };
+        configure(issuer);
+        return reply(200, {});
+      case "/logout":
+        told = "nothing";
+        await logout(issuer, jars[searchParams.get("user")]);
+        return reply(200, { told });
       case "/revoke":
         return reply(200, await revoke(searchParams.get("token")));
       default:

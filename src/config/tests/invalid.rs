@@ -33,7 +33,7 @@ policies: { members: { anonymous: yes, credentials: [] } }
     ]),
     ("what is required", "
 routes: [{ name: x }]
-", &["routes[0].path: is required", "routes[0].policy: is required", "server: is required"]),
+", &["routes[0].path: is required", "server: is required", "routes[0].policy: is required"]),
     ("no route", "HEAD routes: []", &["routes: needs at least one route: without one everything is 404"]),
     ("no key alike", "HEAD ROUTE zzz: 1", &[
         "zzz: unknown key (known: server, admin, log, limits, identity, revocation, verifiers, policies, routes)"]),
@@ -46,17 +46,14 @@ policies:
     credentials:
       - { client_cert: cn, verifier: app }
       - { message: { format: nats }, verifier: app }
-    lifetime: { recheck: 30s, refresh: none }
+    lifetime: { recheck: 30s }
 routes:
-  - { path: /l, backchannel_logout: app }
+  - { path: /l, policy: deny }
   - { path: /v, policy: m, upstream: { url: 'tcp://a:1', frames: binary } }
   - { path: /w, policy: m, upstream: 'unix:/run/x' }
 ", &[
         "policies.m.credentials[0].client_cert: unknown key \"client_cert\"; this version does not have it yet",
         "policies.m.lifetime.recheck: unknown key \"recheck\"; this version does not have it yet",
-        "policies.m.lifetime.refresh: unknown key \"refresh\"; this version does not have it yet",
-        "routes[0].backchannel_logout: unknown key \"backchannel_logout\"; this version does not have it yet",
-        "routes[0].policy: is required",
         "routes[1].upstream.frames: unknown key \"frames\"; this version does not have it yet",
         "server.http2: unknown key \"http2\"; this version does not have it yet",
         "server.proxy_protocol: unknown key \"proxy_protocol\"; this version does not have it yet",
@@ -148,6 +145,31 @@ routes: [{ path: /, policy: deny }]
         "verifiers.\"a b\": needs exactly one kind: jwt, api_keys, session, introspection, forward_auth or ticket",
         "verifiers.none: needs exactly one kind: jwt, api_keys, session, introspection, forward_auth or ticket",
     ]),
+    ("logouts", "
+server: { listen: 'a:1' }
+verifiers:
+  app: { jwt: { secret: 0123456789abcdef0123456789abcdef, algorithms: [HS256], issuer: i, audience: web } }
+  all: { jwt: { secret: 0123456789abcdef0123456789abcdef, algorithms: [HS256] } }
+  keys: { api_keys: { file: keys.yaml } }
+policies:
+  m: { credentials: [{ cookie: session, verifier: [app, all, keys] }] }
+routes:
+  - { path: /a, backchannel_logout: app }
+  - { path: /b, backchannel_logout: ap }
+  - { path: /c, backchannel_logout: keys }
+  - { path: /d, backchannel_logout: all }
+  - { path: /e, backchannel_logout: app, upstream: 'ws://a' }
+  - { path: /f, backchannel_logout: app, ticket: app, policy: m }
+  - { path: /g, upstream: 'ws://a' }
+", &[
+        "routes[1].backchannel_logout: no verifier named \"ap\" (defined: all, app, keys; did you mean \"app\"?)",
+        "routes[2].backchannel_logout: the verifier \"keys\" has no issuer who could tell: its kind is not jwt",
+        "routes[3].backchannel_logout: a logout token is made out to the client that logs in, and \"all\" has no `audience`: add the client id to it, or write `any`",
+        "routes[4].backchannel_logout: a route has exactly one of upstream, ticket and backchannel_logout: make two routes",
+        "routes[5].ticket: the verifier \"app\" issues no tickets: its kind is not ticket",
+        "routes[5].backchannel_logout: a route has exactly one of upstream, ticket and backchannel_logout: make two routes",
+        "routes[6].policy: is required",
+    ]),
     ("tickets", "
 server: { listen: ':80' }
 verifiers:
@@ -195,6 +217,28 @@ routes: [{ path: /, policy: m, upstream: 'ws://a' }]
         "policies.public: \"public\" is built in; give this policy another name",
         "policies.empty: nobody could pass: give it credentials, `anonymous: true`, or use the policy \"deny\"",
         "policies.m.credentials[1].verifier: needs at least one verifier",
+    ]),
+    ("lifetimes", "
+server: { listen: ':80' }
+verifiers: { app: { jwt: { jwks_file: a } }, t: { ticket: {} } }
+policies:
+  m:
+    credentials: [{ query: t, verifier: app }]
+    lifetime: { refresh: { where: { /type: auth }, token: /token, verifier: [ap, t] } }
+  n:
+    credentials: [{ query: t, verifier: app }]
+    lifetime: { refresh: { where: [], verifier: [] } }
+  o: { credentials: [{ query: t, verifier: app }], lifetime: { refresh: { tokn: /t } } }
+routes: [{ path: /, policy: m, upstream: 'ws://a' }]
+", &[
+        "policies.n.lifetime.refresh.token: is required",
+        "policies.n.lifetime.refresh.where: expected a table of keys, found a list",
+        "policies.o.lifetime.refresh.token: is required",
+        "policies.o.lifetime.refresh.tokn: unknown key; did you mean \"token\"?",
+        "policies.o.lifetime.refresh.verifier: is required",
+        "policies.m.lifetime.refresh.verifier[0]: no verifier named \"ap\" (defined: app, t; did you mean \"app\"?)",
+        "policies.m.lifetime.refresh.verifier: \"t\" verifies tickets, and a ticket opens one connection: name the verifier of the logins that tickets are fetched with",
+        "policies.n.lifetime.refresh.verifier: needs at least one verifier",
     ]),
     ("upstreams", "HEAD
 routes:

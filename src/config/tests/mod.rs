@@ -155,6 +155,37 @@ routes: [{{ path: /ws/*, policy: m, upstream: 'ws://a' }}]
 }
 
 #[test]
+fn a_lifetime_that_has_no_effect_is_warned_of() {
+    let warned = |lifetime: &str| {
+        let text = format!(
+            "
+server: {{ listen: 'a:1' }}
+verifiers:
+  app: {{ jwt: {{ jwks_file: k.json }} }}
+  other: {{ jwt: {{ jwks_file: k.json }} }}
+  t: {{ ticket: {{}} }}
+policies:
+  m: {{ credentials: [{{ query: token, verifier: app }}], lifetime: {lifetime} }}
+  n: {{ credentials: [{{ query: t, verifier: t }}], lifetime: {lifetime} }}
+routes:
+  - {{ path: /ws/*, policy: m, upstream: 'ws://a' }}
+  - {{ path: /t/*, policy: n, upstream: 'ws://a' }}
+  - {{ path: /ticket, policy: o, ticket: t }}
+"
+        )
+        .replace("routes:", "  o: { credentials: [{ cookie: s, verifier: other }] }\nroutes:");
+        let warnings = load_text(&text, &[]).unwrap().warnings;
+        warnings.iter().map(|warning| warning.path.clone()).collect::<Vec<_>>()
+    };
+    let refresh = |verifier: &str| format!("{{ refresh: {{ token: /t, verifier: {verifier} }} }}");
+    assert_eq!(warned(&refresh("app")), Vec::<String>::new());
+    assert_eq!(warned(&refresh("[other, app]")), Vec::<String>::new());
+    assert_eq!(warned(&refresh("other")), ["policies.m.lifetime.refresh.verifier"]);
+    let ignored = warned("{ on_expiry: ignore, grace: 1s }");
+    assert_eq!(ignored, ["policies.m.lifetime.grace", "policies.n.lifetime.grace"]);
+}
+
+#[test]
 fn warnings_do_not_refuse() {
     let text = "
 server: { listen: 'unix:/run/a.sock', tls: { cert: a, key: b }, trust_forwarded_host: true }

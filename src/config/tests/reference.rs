@@ -43,12 +43,13 @@ fn known(schema: &Value, place: &Value, path: &str, found: &mut BTreeSet<String>
 
 /// Every key path written; names of maps become `*`.
 fn written_keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
-    const MAPS: [&str; 5] = [
+    const MAPS: [&str; 6] = [
         ".verifiers",
         ".policies",
         ".identity.headers",
         ".routes.identity.headers",
         ".policies.*.credentials.message.where",
+        ".policies.*.lifetime.refresh.where",
     ];
     const SECRETS: &[&str] = &[
         ".identity.assertion.key",

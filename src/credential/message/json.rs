@@ -63,6 +63,12 @@ impl JsonLogin {
         self.conditions.iter().all(|(pointer, expected)| any_at(text, pointer, Some(expected)))
     }
 
+    /// Whether what begins with `begun` could become a login.
+    pub(super) fn could_match(&self, begun: &[u8]) -> bool {
+        let begun = begun.strip_prefix(b"\xef\xbb\xbf").unwrap_or(begun).trim_ascii_start();
+        begun.first().is_none_or(|first| matches!(first, b'{' | b'['))
+    }
+
     /// [`JsonLogin::matches`], a piece at a time.
     pub(super) fn watch(&self) -> LoginWatch {
         if self.conditions.is_empty() {

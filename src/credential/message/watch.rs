@@ -13,9 +13,19 @@ use super::probe::equal;
 /// The conditions of a login, followed through one message.
 pub(super) struct LoginWatch {
     conditions: Vec<Condition>,
+    opening: Opening,
     depth: usize,
     lexeme: Lexeme,
     text: Vec<u8>,
+}
+
+/// How the message begins. What begins like nothing that could hold a login is
+/// not looked at any further: JSON in the middle of it is nobody's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    Awaited,
+    Json,
+    Other,
 }
 
 /// What the bytes so far have begun.
@@ -59,12 +69,33 @@ impl LoginWatch {
                 found: false,
             })
             .collect();
-        LoginWatch { conditions, depth: 0, lexeme: Lexeme::None, text: Vec::new() }
+        LoginWatch {
+            conditions,
+            opening: Opening::Awaited,
+            depth: 0,
+            lexeme: Lexeme::None,
+            text: Vec::new(),
+        }
     }
 
     /// Reads on; whether the message is a login by what came so far.
     pub(super) fn is_login(&mut self, piece: &[u8]) -> bool {
-        for &byte in piece {
+        let mut rest = piece;
+        if self.opening == Opening::Awaited {
+            // A byte order mark may come first, or several.
+            let is_before = |byte: &u8| b" \t\r\n\x0c\xef\xbb\xbf".contains(byte);
+            let before = rest.iter().take_while(|byte| is_before(byte)).count();
+            rest = &rest[before..];
+            self.opening = match rest.first() {
+                None => Opening::Awaited,
+                Some(b'{' | b'[') => Opening::Json,
+                Some(_) => Opening::Other,
+            };
+        }
+        if self.opening != Opening::Json {
+            return false;
+        }
+        for &byte in rest {
             self.read(byte);
         }
         self.conditions.iter().all(|condition| condition.found)
@@ -240,6 +271,7 @@ mod tests {
             r#"{"type":"chat","\u0074ype":"auth""#,
             r#"{"type":{"type":1},"type":"auth""#,
             r#"{"n":-1e3,"t":true,"type":"auth""#,
+            "\u{feff} {\"type\":\"auth\"",
         ] {
             assert!(is_login("/type", Some(&auth), text), "{text}");
         }
@@ -249,6 +281,8 @@ mod tests {
             r#"[{"type":"auth"}]"#,
             r#"{"text":"{\"type\":\"auth\"}"}"#,
             r#""type":"auth""#,
+            r#"x {"type":"auth"}"#,
+            "\u{1}{\"type\":\"auth\"}",
         ] {
             assert!(!is_login("/type", Some(&auth), text), "{text}");
         }

@@ -40,6 +40,10 @@ impl Tap for Auth {
         })
     }
 
+    fn could_take(&self, begun: &[u8]) -> bool {
+        begun.starts_with(b"auth se")
+    }
+
     fn watch(&self, _: bool) -> Option<Box<dyn Watch>> {
         Some(Box::new(HasX))
     }
@@ -158,6 +162,55 @@ async fn what_is_held_goes_out_when_the_client_ends_inside_a_message() {
         put(&mut rig.client, &sent).await;
         drop(rig.client);
         assert_eq!(rest(&mut rig.upstream).await, sent);
+        assert!(taken.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_have_been_for_the_tap_is_dropped_when_the_client_ends_inside_it() {
+    let part = unfinished(text("auth secret", Some(MASK)));
+    let close = encode_close(1000, "", Some(MASK));
+    for (end, expected) in [(&close[..], &close[..]), (&[], &[])] {
+        for cut in [part.len(), part.len() - 1] {
+            if cut < part.len() && !end.is_empty() {
+                continue;
+            }
+            let (mut rig, taken) = tapped();
+            put(&mut rig.client, &[&part[..cut], end].concat()).await;
+            drop(rig.client);
+            assert_eq!(rest(&mut rig.upstream).await, expected);
+            assert!(taken.lock().unwrap().is_empty());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bound_is_of_the_payload_however_it_is_split() {
+    let message = [b"auth".to_vec(), vec![b'x'; 196]].concat();
+    let whole = text(std::str::from_utf8(&message).unwrap(), Some(MASK));
+    let halves = [
+        unfinished(encode_frame(Opcode::TEXT, &message[..100], Some(MASK))),
+        encode_frame(Opcode::CONTINUATION, &message[100..], Some(MASK)),
+    ];
+    for sent in [whole, halves.concat()] {
+        let (mut rig, taken) = tapped();
+        put(&mut rig.client, &sent).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(arrived(&mut rig.upstream).await, b"");
+        assert_eq!(*taken.lock().unwrap(), [(message.clone(), true)]);
+    }
+    let over = text(&format!("auth{}", "x".repeat(197)), Some(MASK));
+    let tiny: Vec<u8> = (0..100)
+        .flat_map(|n| match n {
+            0 => unfinished(text("a", Some(MASK))),
+            99 => encode_frame(Opcode::CONTINUATION, b"x", Some(MASK)),
+            _ => unfinished(encode_frame(Opcode::CONTINUATION, b"x", Some(MASK))),
+        })
+        .collect();
+    for sent in [over, tiny] {
+        let (mut rig, taken) = tapped();
+        put(&mut rig.client, &sent).await;
+        assert_eq!(arrived(&mut rig.upstream).await, sent);
         assert!(taken.lock().unwrap().is_empty());
     }
 }

@@ -141,7 +141,11 @@ impl Audience {
     }
 }
 
-/// Some providers say in the claims what a token is for, under the same key.
+/// The event that a logout token tells of (OpenID Connect Back-Channel Logout 1.0 §2.4).
+pub(super) const LOGOUT: &str = "http://schemas.openid.net/event/backchannel-logout";
+
+/// Some providers say in the claims what a token is for, under the same key. A logout
+/// token need not say so in its header, and would else be a login.
 pub(in crate::verifier) fn is_for_another_use(claims: &Map<String, Value>) -> bool {
     let says_refresh = |name: &str| {
         claims
@@ -150,6 +154,7 @@ pub(in crate::verifier) fn is_for_another_use(claims: &Map<String, Value>) -> bo
             .is_some_and(|value| value.eq_ignore_ascii_case("refresh"))
     };
     says_refresh("token_use")
+        || claims.get("events").is_some_and(|events| events.get(LOGOUT).is_some())
         || claims.get("typ").and_then(Value::as_str).is_some_and(token::is_foreign)
 }
 
@@ -353,12 +358,16 @@ mod tests {
             json!({"token_use": "refresh"}),
             json!({"token_use": "Refresh"}),
             json!({"typ": "Refresh"}),
+            json!({"events": {(LOGOUT): {}}}),
             json!({"cnf": {"x5t#S256": "x"}}),
             json!({"cnf": null}),
         ] {
             assert_eq!(refused(&rules(), changes.clone()), INVALID, "{changes}");
         }
-        assert_eq!(refused(&rules(), json!({"token_use": "access", "typ": "Bearer"})), None);
+        assert_eq!(
+            refused(&rules(), json!({"token_use": "access", "typ": "Bearer", "events": []})),
+            None
+        );
     }
 
     #[test]

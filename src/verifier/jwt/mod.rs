@@ -14,6 +14,7 @@ mod claims;
 mod discovery;
 mod jwks;
 mod key;
+mod logout;
 mod publisher;
 mod remote;
 mod schedule;
@@ -31,8 +32,8 @@ use self::claims::Rules;
 pub(super) use self::claims::{Audience, Times, is_for_another_use};
 use self::key::Keys;
 use self::remote::{Missed, Remote};
-use self::token::Token;
-use super::{Credential, Occasion, Verification, Verifier, VerifyError};
+use self::token::{Header, Token, Types};
+use super::{Credential, LoggingOut, Occasion, Verification, Verifier, VerifyError};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::expression::{Expression, Variables};
@@ -43,7 +44,7 @@ use crate::telemetry::Telemetry;
 struct Jwt {
     name: Arc<str>,
     source: Source,
-    types: token::Types,
+    types: Types,
     rules: Rules,
     subject: Expression,
 }
@@ -78,41 +79,55 @@ impl From<Reason> for Stopped {
     }
 }
 
-type Judged = Result<Arc<Identity>, Stopped>;
-
 impl KeySet {
     fn new(keys: Keys) -> KeySet {
         KeySet { keys, cache: Cache::new(), last_header: LastHeader::default() }
     }
+
+    /// Whether one of the keys signed `token`, which `header` is of.
+    fn prove(&self, header: &Header, token: &Token<'_>) -> Result<(), Stopped> {
+        match self.keys.verify(header, token.signed, token.signature) {
+            true => Ok(()),
+            false if self.keys.misses(header) => Err(Stopped::KeyMissing),
+            false => Err(Reason::InvalidCredential.into()),
+        }
+    }
 }
 
 impl Jwt {
-    fn judge(&self, credential: &[u8], now: UnixSeconds) -> Judged {
+    /// What `judge` says by the keys that count now; of a token that is good at best
+    /// with one of `types`.
+    fn by_keys<T>(
+        &self,
+        credential: &[u8],
+        types: &Types,
+        judge: impl Fn(&KeySet) -> Result<T, Stopped>,
+    ) -> Result<T, Stopped> {
         match &self.source {
-            Source::Fixed(set) => self.judge_by(set, credential, now),
+            Source::Fixed(set) => judge(set),
             Source::Remote(remote) => {
                 let judged = match remote.current() {
-                    Some(set) => self.judge_by(&set, credential, now),
+                    Some(set) => judge(&set),
                     None => Err(Stopped::KeyMissing),
                 };
                 match judged {
-                    Err(Stopped::KeyMissing) => Err(self.missing(remote, credential)),
+                    Err(Stopped::KeyMissing) => Err(missing(remote, credential, types)),
                     Ok(_) | Err(Stopped::Rejected(_)) => judged,
                 }
             }
         }
     }
 
-    /// What no key would help is told at once, whoever is down.
-    fn missing(&self, remote: &Remote, credential: &[u8]) -> Stopped {
-        match Token::parse(credential).and_then(|token| token.header(&self.types)) {
-            Ok(header) if remote.takes(header.algorithm) => Stopped::KeyMissing,
-            Ok(_) => Reason::InvalidCredential.into(),
-            Err(reason) => reason.into(),
-        }
+    fn judge(&self, credential: &[u8], now: UnixSeconds) -> Result<Arc<Identity>, Stopped> {
+        self.by_keys(credential, &self.types, |set| self.judge_by(set, credential, now))
     }
 
-    fn judge_by(&self, set: &KeySet, credential: &[u8], now: UnixSeconds) -> Judged {
+    fn judge_by(
+        &self,
+        set: &KeySet,
+        credential: &[u8],
+        now: UnixSeconds,
+    ) -> Result<Arc<Identity>, Stopped> {
         let hash = TokenHash::of(credential);
         if let Some(known) = hash.and_then(|hash| set.cache.find(&hash)) {
             // The one thing about a token that changes.
@@ -127,25 +142,6 @@ impl Jwt {
         Ok(identity)
     }
 
-    /// Judges what named a key that was not there: once more when keys were
-    /// fetched, and again if those were on their way before it asked.
-    async fn judge_again(
-        &self,
-        remote: &Remote,
-        credential: &[u8],
-        now: UnixSeconds,
-    ) -> Result<Arc<Identity>, VerifyError> {
-        let deadline = remote.patience();
-        while remote.miss(deadline).await? == Missed::Fetched {
-            match self.judge(credential, now) {
-                Ok(identity) => return Ok(identity),
-                Err(Stopped::Rejected(reason)) => return Err(reason.into()),
-                Err(Stopped::KeyMissing) => {}
-            }
-        }
-        Err(Reason::InvalidCredential.into())
-    }
-
     fn judge_unknown(
         &self,
         set: &KeySet,
@@ -157,12 +153,7 @@ impl Jwt {
         let last = set.last_header.find(header_text);
         let is_new = last.is_none();
         let header = last.map_or_else(|| token.header(&self.types), Ok)?;
-        if !set.keys.verify(&header, token.signed, token.signature) {
-            return Err(match set.keys.misses(&header) {
-                true => Stopped::KeyMissing,
-                false => Reason::InvalidCredential.into(),
-            });
-        }
+        set.prove(&header, &token)?;
         if is_new {
             set.last_header.keep(header_text, header);
         }
@@ -196,6 +187,32 @@ impl Jwt {
     }
 }
 
+/// What no key would help is told at once, whoever is down.
+fn missing(remote: &Remote, credential: &[u8], types: &Types) -> Stopped {
+    match Token::parse(credential).and_then(|token| token.header(types)) {
+        Ok(header) if remote.takes(header.algorithm) => Stopped::KeyMissing,
+        Ok(_) => Reason::InvalidCredential.into(),
+        Err(reason) => reason.into(),
+    }
+}
+
+/// Judges what named a key that was not there: once more when keys were fetched, and
+/// again if those were on their way before it asked.
+async fn judge_again<T>(
+    remote: &Remote,
+    judge: impl Fn() -> Result<T, Stopped>,
+) -> Result<T, VerifyError> {
+    let deadline = remote.patience();
+    while remote.miss(deadline).await? == Missed::Fetched {
+        match judge() {
+            Ok(judged) => return Ok(judged),
+            Err(Stopped::Rejected(reason)) => return Err(reason.into()),
+            Err(Stopped::KeyMissing) => {}
+        }
+    }
+    Err(Reason::InvalidCredential.into())
+}
+
 impl Verifier for Jwt {
     fn name(&self) -> &Arc<str> {
         &self.name
@@ -220,13 +237,18 @@ impl Verifier for Jwt {
     ) -> Verification<'a> {
         let judged = match (self.judge(credential.value, now), &self.source) {
             (Err(Stopped::KeyMissing), Source::Remote(remote)) => {
-                return Box::pin(self.judge_again(remote, credential.value, now));
+                let again = move || self.judge(credential.value, now);
+                return Box::pin(judge_again(remote, again));
             }
             (Err(Stopped::KeyMissing), Source::Fixed(_)) => Err(Reason::InvalidCredential.into()),
             (Err(Stopped::Rejected(reason)), _) => Err(reason.into()),
             (Ok(identity), _) => Ok(identity),
         };
         Box::pin(std::future::ready(judged))
+    }
+
+    fn logout<'a>(&'a self, token: &'a [u8], now: UnixSeconds) -> Option<LoggingOut<'a>> {
+        Some(Box::pin(self.judge_logout(token, now)))
     }
 
     fn asks(&self) -> bool {

@@ -48,6 +48,9 @@ pub(super) enum Types {
     Any,
     /// One of these.
     OneOf(Vec<Box<str>>),
+    /// That of a logout token; none, and `JWT`, which says nothing, as most issuers
+    /// still write it (OpenID Connect Back-Channel Logout 1.0 §2.4).
+    Logout,
 }
 
 impl<'a> Token<'a> {
@@ -86,15 +89,12 @@ impl<'a> Token<'a> {
 
 impl Types {
     fn accept(&self, typ: Option<&str>) -> bool {
-        let Some(typ) = typ else { return matches!(self, Types::Any) };
-        if is_foreign(typ) {
-            return false;
-        }
+        let Some(typ) = typ else { return matches!(self, Types::Any | Types::Logout) };
+        let is = |known: &str| short(known).eq_ignore_ascii_case(short(typ));
         match self {
-            Types::Any => true,
-            Types::OneOf(types) => {
-                types.iter().any(|known| short(known).eq_ignore_ascii_case(short(typ)))
-            }
+            Types::Any => !is_foreign(typ),
+            Types::OneOf(types) => !is_foreign(typ) && types.iter().any(|known| is(known)),
+            Types::Logout => is("logout+jwt") || is("JWT"),
         }
     }
 }

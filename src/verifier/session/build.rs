@@ -241,7 +241,9 @@ impl Findings<'_> {
         };
         let lookups = Lookups::new(timeout + GRACE, Duration::ZERO);
         let degraded = Arc::default();
-        Some(Source::Stored(Stored { signature, key: key?, store, lookups, degraded }))
+        let unending = Arc::default();
+        let stored = Stored { signature, key: key?, store, lookups, unending, degraded };
+        Some(Source::Stored(Box::new(stored)))
     }
 
     fn redis(

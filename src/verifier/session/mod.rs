@@ -4,6 +4,13 @@
 //! In this order: the signature around the id, if there is one; the record
 //! ([`store`]), or the signed session ([`signed`]); whose it is; whether it still
 //! lasts. The application writes, sockgate only reads.
+//!
+//! `identity.session` has one spelling for one session, whatever a client writes:
+//! else a revocation by session would miss who writes another. Where a store would
+//! take several for the same, it gives its own, or finds nothing:
+//! - Redis: the key, byte for byte, without the text that `key` has around it;
+//! - PostgreSQL: `$1` as the server prints a value of that type;
+//! - SQLite: `$1` as bound; a number in another spelling than SQLite's is refused.
 
 mod build;
 mod config;
@@ -16,8 +23,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
 
@@ -39,6 +46,7 @@ use crate::close::Reason;
 use crate::credential::Place;
 use crate::expression::{Expression, Variables};
 use crate::identity::{Identity, Method, Proof};
+use crate::telemetry::{LogLevel, Telemetry};
 
 /// Verifies sessions of one application.
 struct Session {
@@ -49,7 +57,7 @@ struct Session {
 
 /// Where a session comes from.
 enum Source {
-    Stored(Stored),
+    Stored(Box<Stored>),
     Cookie(Format),
 }
 
@@ -59,6 +67,7 @@ struct Stored {
     key: Expression,
     store: Arc<dyn Store>,
     lookups: Lookups,
+    unending: Arc<Unending>,
     /// Whether the store could not answer the last time that it was asked.
     degraded: Arc<AtomicBool>,
 }
@@ -79,7 +88,8 @@ struct Rules {
 
 /// When a session ends.
 enum Ends {
-    /// When its store forgets it, or its signature is too old.
+    /// When its store forgets it, or its signature is too old. One that would never
+    /// end is none.
     ByItself,
     /// Not before it is gone.
     Never,
@@ -109,6 +119,7 @@ impl Session {
             Source::Stored(stored) => self.look_up(stored, credential.value, now).await,
             Source::Cookie(format) => {
                 let (session, max_age) = format.unsign(credential.value, occasion)?;
+                format.refuse_the_future(&session, now)?;
                 let ends = match (session.signed_at, max_age) {
                     (Some(at), Some(age)) => Some(at.saturating_add(age).min(timestamp::LAST)),
                     _ => None,
@@ -130,20 +141,45 @@ impl Session {
         let store = Arc::clone(&stored.store);
         let place = Key::of(&[key.as_bytes()]);
         let degraded = Arc::clone(&stored.degraded);
+        let unending = Arc::clone(&stored.unending);
+        let inner = stored.key.inner(&key).to_owned();
         let look_up = || async move {
             let mut outcome = Outcome { degraded, answered: false };
             let fetched = store.fetch(&key, now).await;
             outcome.answered = !matches!(fetched, Err(VerifyError::Unavailable(_)));
-            match fetched? {
-                None => Err(Reason::InvalidCredential.into()),
-                Some(record) => {
-                    let Record { value, bytes, ends } = record;
-                    let found = Found { value, bytes, ends, id: Some(key) };
-                    rules.judge(found, now)
-                }
+            let Some(record) = fetched? else { return Err(Reason::InvalidCredential.into()) };
+            let Record { id, value, bytes, ends } = record;
+            if ends.is_none() && matches!(rules.ends, Ends::ByItself) {
+                unending.tell(&rules.verifier);
+                return Err(Reason::InvalidCredential.into());
             }
+            rules.judge(Found { value, bytes, ends, id: Some(id.unwrap_or(inner)) }, now)
         };
         stored.lookups.find(place, now, look_up).await
+    }
+}
+
+/// Sessions that no store will ever forget, and no `expires` ends: the operator is
+/// told of the first after each (re)load.
+#[derive(Default)]
+struct Unending {
+    /// Whom to tell: nobody after the first.
+    telemetry: Mutex<Option<Arc<Telemetry>>>,
+}
+
+impl Unending {
+    fn telemetry(&self) -> MutexGuard<'_, Option<Arc<Telemetry>>> {
+        self.telemetry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, verifier: &str) {
+        if let Some(telemetry) = self.telemetry().take() {
+            let message = "a session in Redis has no time to live and is refused; write it with \
+                           one (SET key value EX seconds), or say when it ends with `expires`, \
+                           which may be `never`";
+            let fields = [("verifier", Value::from(verifier))];
+            telemetry.log.event(LogLevel::Warn, message, &fields);
+        }
     }
 }
 
@@ -198,6 +234,17 @@ impl Format {
                     Err(Reason::MalformedCredential)
                 }
             },
+        }
+    }
+
+    /// Refuses what was signed later than now, as itsdangerous does, without leeway.
+    /// Django asks for the age alone.
+    fn refuse_the_future(&self, session: &Unsigned, now: UnixSeconds) -> Result<(), Reason> {
+        match self {
+            Format::Flask { .. } if session.signed_at.is_some_and(|at| at > now) => {
+                Err(Reason::NotYetValid)
+            }
+            Format::Flask { .. } | Format::Django { .. } | Format::Keygrip(_) => Ok(()),
         }
     }
 }
@@ -277,6 +324,12 @@ impl Verifier for Session {
         now: UnixSeconds,
     ) -> Verification<'a> {
         Box::pin(self.judge(credential, occasion, now))
+    }
+
+    fn start(&self, telemetry: &Arc<Telemetry>) {
+        if let Source::Stored(stored) = &self.source {
+            *stored.unending.telemetry() = Some(Arc::clone(telemetry));
+        }
     }
 
     fn asks(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Sessions in Redis: a string or a hash under a key, whose time to live is the
-//! session's unless the configuration says otherwise.
+//! session's unless the configuration says otherwise. Keys are bytes, and equal or
+//! not: a session has one.
 
 use serde_json::{Map, Value};
 
@@ -53,7 +54,7 @@ impl RedisStore {
             -1 => None,
             left => Some(now.saturating_add(left / 1000)),
         };
-        Ok(Some(Record { value: self.read(value)?, bytes: Vec::new(), ends }))
+        Ok(Some(Record { id: None, value: self.read(value)?, bytes: Vec::new(), ends }))
     }
 
     /// Whether there is a hash under `key`.

@@ -50,6 +50,8 @@ fn hex(bytes: &[u8]) -> String {
 /// A row as its columns come.
 #[derive(Default)]
 pub(super) struct Row {
+    /// `$1`, in the one spelling that the database has for it.
+    pub(super) id: String,
     pub(super) columns: Map<String, Value>,
     /// The names of those that hold bytes.
     pub(super) bytes: Vec<String>,
@@ -66,7 +68,7 @@ pub(super) fn distinct(names: &[String]) -> Result<(), VerifyError> {
 
 /// The row as CEL sees it; with `django`, `session_data` is what Django signed.
 pub(super) fn record(row: Row, django: Option<&Django>) -> Result<Record, VerifyError> {
-    let Row { mut columns, bytes } = row;
+    let Row { id, mut columns, bytes } = row;
     if let Some(django) = django {
         let Some(column) = columns.get_mut(SESSION_DATA) else {
             return Err(Unavailable("the query must give the column session_data").into());
@@ -75,7 +77,7 @@ pub(super) fn record(row: Row, django: Option<&Django>) -> Result<Record, Verify
         let session = django.session(text.as_bytes()).map_err(|_| Reason::InvalidCredential)?;
         *column = session.value;
     }
-    Ok(Record { value: Value::Object(columns), bytes, ends: None })
+    Ok(Record { id: Some(id), value: Value::Object(columns), bytes, ends: None })
 }
 
 #[cfg(test)]

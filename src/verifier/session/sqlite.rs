@@ -1,5 +1,9 @@
 //! Sessions in a SQLite file that somebody else writes: opened read-only, in
 //! whatever journal mode it is, and asked on threads that may block.
+//!
+//! An id is bound as text. To a column of numbers SQLite compares it as a number, of
+//! which there are many spellings: one that is not SQLite's own is refused where
+//! that number, too, finds a row.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -7,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
+use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags, OptionalExtension as _};
 use tokio::sync::Semaphore;
 
 use super::super::{Unavailable, VerifyError};
@@ -164,7 +168,7 @@ fn one_row(connection: &Connection, query: &str, key: &str) -> Result<Option<Row
     }
     let mut rows = statement.query([key]).map_err(failed)?;
     let Some(row) = rows.next().map_err(failed)? else { return Ok(None) };
-    let mut found = Row::default();
+    let mut found = Row { id: key.to_owned(), ..Row::default() };
     let mut size = 0;
     for (index, name) in names.into_iter().enumerate() {
         let cell = cell(row.get_ref(index).map_err(failed)?, &mut size)?;
@@ -173,10 +177,31 @@ fn one_row(connection: &Connection, query: &str, key: &str) -> Result<Option<Row
         }
         found.columns.insert(name, sql::value(cell)?);
     }
-    match rows.next().map_err(failed)? {
-        None => Ok(Some(found)),
-        Some(_) => Err(Reason::InvalidCredential.into()),
+    if rows.next().map_err(failed)?.is_some() {
+        return Err(Reason::InvalidCredential.into());
     }
+    drop(rows);
+    if let Some(number) = other_spelling(connection, key).map_err(failed)?
+        && statement.exists([number]).map_err(failed)?
+    {
+        return Err(Reason::InvalidCredential.into());
+    }
+    Ok(Some(found))
+}
+
+/// The number that `key` is to SQLite, if it writes that otherwise.
+fn other_spelling(
+    connection: &Connection,
+    key: &str,
+) -> rusqlite::Result<Option<rusqlite::types::Value>> {
+    let numeric = |byte: u8| byte.is_ascii_digit() || b"+-.eE ".contains(&byte);
+    if !key.bytes().all(numeric) {
+        return Ok(None);
+    }
+    // The cast has the affinity of numbers, and so is text that is one compared as one.
+    let asked = "SELECT CAST($1 AS NUMERIC) WHERE CAST($1 AS NUMERIC) = $1 \
+                 AND CAST(CAST($1 AS NUMERIC) AS TEXT) <> $1";
+    connection.prepare(asked)?.query_row([key], |row| row.get(0)).optional()
 }
 
 fn cell<'a>(value: ValueRef<'a>, size: &mut usize) -> Result<Cell<'a>, VerifyError> {
@@ -236,6 +261,32 @@ mod tests {
             let error = asking.await.expect("an answer in time").err();
             let expected = Unavailable("the SQLite file is no regular file");
             assert_eq!(error, Some(expected.into()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_has_one_spelling_whether_its_id_is_a_number_or_text() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("a.db");
+        let schema = "CREATE TABLE t (number INTEGER, real REAL, any NUMERIC, text TEXT, plain);
+            INSERT INTO t VALUES (7, 1.5, 700, '07', 5), (-1, 2.0, 9007199254740993, '1e3', '6')";
+        Connection::open(&path).unwrap().execute_batch(schema).unwrap();
+        for (column, ids, spellings) in [
+            ("number", &["7", "-1"][..], &["07", "+7", " 7", "7 ", "7.0", "70e-1", "-01"][..]),
+            ("real", &["1.5", "2"], &["1.50", "15e-1", "2.0", "2.", "+1.5"]),
+            ("any", &["700", "9007199254740993"], &["7e2", "700.0", "0700"]),
+            ("text", &["07", "1e3"], &["7", "1000", "7.0", "1E3"]),
+            ("plain", &["6"], &["5", "06", "6.0"]),
+        ] {
+            let store = store(path.clone(), &format!("SELECT 1 AS a FROM t WHERE {column} = $1"));
+            for id in ids {
+                let record = store.record(id).await.ok().flatten();
+                assert_eq!(record.and_then(|record| record.id).as_deref(), Some(*id), "{column}");
+            }
+            for other in spellings {
+                let found = store.record(other).await;
+                assert!(matches!(found, Ok(None) | Err(VerifyError::Rejected(_))), "{other}");
+            }
         }
     }
 

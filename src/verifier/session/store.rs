@@ -13,6 +13,9 @@ pub(super) const VALUE_BYTES: usize = 1 << 20;
 
 /// What a store has under a key.
 pub(super) struct Record {
+    /// The session id as the database writes it; none from a store in which a session
+    /// has one key and no other: that, without what is written around it.
+    pub(super) id: Option<String>,
     /// The value, or the row: as CEL sees it.
     pub(super) value: Value,
     /// The columns that hold bytes. As hex digits they may look like a time, and

@@ -65,7 +65,8 @@ impl Store for Known {
     fn fetch<'a>(&'a self, key: &'a str, _: UnixSeconds) -> Fetching<'a> {
         let found = self.0.get(key).cloned();
         Box::pin(async move {
-            Ok(found.map(|(value, ends)| Record { value, bytes: vec!["raw".to_owned()], ends }))
+            let bytes = vec!["raw".to_owned()];
+            Ok(found.map(|(value, ends)| Record { id: None, value, bytes, ends }))
         })
     }
 }
@@ -81,21 +82,22 @@ fn stored(
         key: Expression::compile(key, &["credential"]).unwrap(),
         store: Arc::new(Known(records.collect())),
         lookups: Lookups::new(Duration::from_secs(3), Duration::ZERO),
+        unending: Arc::default(),
         degraded: Arc::default(),
     };
     let subject = Expression::compile("value.user", &["value"]).unwrap();
     let rules = Arc::new(Rules { verifier: "sessions".into(), subject, ends });
-    Arc::new(Session { name: "sessions".into(), source: Source::Stored(stored), rules })
+    Arc::new(Session { name: "sessions".into(), source: Source::Stored(Box::new(stored)), rules })
 }
 
 #[tokio::test]
 async fn stored_sessions_pass_the_contract_of_verifiers() {
     let user = |name: &str| json!({ "user": name });
     let records = [
-        ("sess:canary-good", user("alice"), None),
+        ("sess:canary-good", user("alice"), Some(NOW + 9)),
         ("sess:canary-old", user("alice"), Some(NOW)),
         ("sess:canary-nobody", json!({ "user": null }), Some(NOW + 9)),
-        ("sess:canary-text", json!("alice"), None),
+        ("sess:canary-text", json!("alice"), Some(NOW + 9)),
     ];
     contract::holds(Sample {
         verifier: stored("'sess:' + credential", Ends::ByItself, records),
@@ -156,17 +158,61 @@ async fn bytes_are_no_time_however_their_digits_read_and_claims_all_the_same() {
 }
 
 #[tokio::test]
-async fn an_identity_has_the_key_as_its_session_and_the_record_as_its_claims() {
+async fn an_identity_has_the_id_as_its_session_and_the_record_as_its_claims() {
     let record = json!({ "user": "alice", "roles": ["a"], "n": 9_007_199_254_740_993_i64 });
     let verifier =
         stored("sha256('x' + credential)", Ends::ByItself, [("unused", Value::Null, None)]);
     assert_eq!(judged(&*verifier, "a").await.err(), Some(Reason::InvalidCredential));
     let verifier = stored("'s:' + credential", Ends::ByItself, [("s:a", record, Some(NOW + 5))]);
     let identity = judged(&*verifier, "a").await.ok().unwrap();
-    assert_eq!(identity.session(), Some("s:a"));
+    assert_eq!(identity.session(), Some("a"));
     assert_eq!(identity.expires(), Some(NOW + 5));
     assert_eq!(identity.claims()["n"], 9_007_199_254_740_993_i64);
     assert_eq!(identity.claims()["roles"][0], "a");
+}
+
+#[tokio::test]
+async fn a_session_that_its_store_never_forgets_is_none_unless_that_is_written() {
+    let records = || [("a", json!({ "user": 7 }), None)];
+    let verifier = stored("credential", Ends::ByItself, records());
+    let (telemetry, lines) = contract::telemetry();
+    verifier.start(&telemetry);
+    for _ in 0..3 {
+        assert_eq!(judged(&*verifier, "a").await.err(), Some(Reason::InvalidCredential));
+        assert_eq!(judged(&*verifier, "b").await.err(), Some(Reason::InvalidCredential));
+    }
+    telemetry.log.flush();
+    let said = lines.text();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("no time to live") && said.contains("sessions"), "{said}");
+    assert!(judged(&*stored("credential", Ends::Never, records()), "a").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_cookie_from_the_future_is_refused_where_its_framework_refuses_it() {
+    let flask_app = built(json!({
+        "store": "cookie",
+        "cookie_format": { "format": "flask", "secrets": "k" },
+        "subject": "value.id",
+        "expires": "never",
+    }));
+    let flask_app = flask_app.unwrap();
+    for (at, expected) in [(NOW, None), (NOW + 1, Some(Reason::NotYetValid))] {
+        let cookie = String::from_utf8(flask("k", at, &json!({ "id": 7 }))).unwrap();
+        assert_eq!(judged(&*flask_app, &cookie).await.err(), expected);
+    }
+    // Made by Django 5.2 at this very second; Django asks only whether it is too old.
+    let cookie = "eyJfYXV0aF91c2VyX2lkIjoiNyIsIm4iOjF9:1r31eq:\
+                  TyeG_4vkdP9v5rlBAlrUzX1zzMney4Ja750IQOWqGIE";
+    let django = built(json!({
+        "store": "cookie",
+        "cookie_format": { "format": "django", "secrets": "canary-django" },
+        "subject": "value._auth_user_id",
+    }));
+    let asked = Asked::default();
+    let credential = Credential { value: cookie.as_bytes(), basic: false };
+    let place = asked.with(Place::Cookie("session"));
+    assert!(django.unwrap().verify(&credential, &place, NOW - 60).await.is_ok());
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
-//! What holds for every store is shown with the one in memory; the one in Redis
-//! is played with a real server in `tests/it/tickets.rs`.
+//! Both stores pass the contract of verifiers; what else holds for every store is
+//! shown with the one in memory. With replicas that share a real Redis: see
+//! `tests/it/tickets.rs`.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use super::*;
 use crate::credential::Place;
 use crate::identity::{Method, Proof};
 use crate::verifier::occasion::Asked;
-use crate::verifier::{Chain, VerifierConfig};
+use crate::verifier::{Chain, VerifierConfig, contract};
 
 const NOW: UnixSeconds = 1_800_000_000;
 
@@ -36,6 +37,65 @@ fn identity(subject: &str, expires: Option<UnixSeconds>) -> Arc<Identity> {
         claims: "{}".into(),
     });
     Arc::new(identity.ok().unwrap())
+}
+
+/// A Redis on a socket of its own, from Debian's package; killed on drop.
+struct Server(std::process::Child, tempfile::TempDir);
+
+impl Server {
+    async fn start() -> Server {
+        let place = tempfile::tempdir().unwrap();
+        let mut command = std::process::Command::new("redis-server");
+        command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(place.path().join("s"));
+        command.arg("--dir").arg(place.path()).stdout(std::process::Stdio::null());
+        let child = command.spawn().expect("redis-server (tests/run setup installs it)");
+        let server = Server(child, place);
+        while tokio::net::UnixStream::connect(server.1.path().join("s")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        server
+    }
+
+    fn url(&self) -> String {
+        format!("unix:{}/s", self.1.path().display())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn tickets_in_either_store_pass_the_contract_of_verifiers() {
+    let server = Server::start().await;
+    for store in ["memory".to_owned(), server.url()] {
+        let verifier = tickets(json!({ "store": store }));
+        let ended = identity("canary-subject", Some(NOW - 5));
+        let ended = verifier.tickets().unwrap().issue(&ended, NOW - 10).await;
+        contract::holds_once(contract::Sample {
+            now: NOW,
+            valid: issue(&verifier, "alice").await.into(),
+            subject: "alice",
+            method: "jwt",
+            wrong: Ticket::fresh().unwrap().text().into(),
+            expired: Some(ended.ok().unwrap().ticket.into()),
+            without_subject: None,
+            verifier,
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_store_is_no_verdict_on_the_ticket() {
+    let ticket = Ticket::fresh().unwrap().text();
+    contract::survives_with(ticket.as_bytes(), Duration::from_millis(300), |address| {
+        tickets(json!({ "store": format!("redis://{address}"), "timeout": "300ms" }))
+    })
+    .await;
 }
 
 async fn issue(verifier: &Arc<dyn Verifier>, subject: &str) -> String {

@@ -9,6 +9,7 @@ use super::*;
 use crate::support::{App, Jar, PostgresServer, Recipe, Redis as RedisServer, free_address};
 
 const SERVER: &str = "ws://127.0.0.1:3000";
+const ADMIN: &str = "canary-admin-token-0003";
 const PAGES: &str = "http://127.0.0.1:3000";
 
 /// Logs in and out at the application behind `gate`, and back in: what its cookies
@@ -87,13 +88,47 @@ fn express_sessions_in_redis_open_a_websocket_until_the_logout() {
 }
 
 #[test]
+fn express_sessions_in_postgres_open_a_websocket_until_the_logout_and_end_by_revocation() {
+    let postgres = PostgresServer::start(free_address(), "change-me", None);
+    postgres.sql("CREATE DATABASE app");
+    let address = postgres.address().to_string();
+    let url = format!("postgres://gate:change-me@{address}/app");
+    let secret = canary("canary-express-pg-secret");
+    let app = App::start("express.mjs", &["postgres", &url, &secret, "older"]);
+    let upstream = Upstream::start();
+    let recipe = Recipe::read("express.md");
+    let places = [("127.0.0.1:5432", &*address), (SERVER, &*upstream.ws()), (PAGES, &*app.url())];
+    let config = recipe.placed(recipe.configs()[1], &places);
+    // Its first request makes the table.
+    assert_eq!(Jar::default().post(app.address(), "/login", "user=eve").status, 303);
+    let config = format!("{config}admin: {{ listen: \"127.0.0.1:0\", token: {ADMIN} }}\n");
+    let gate = Gate::start_with(&config, &[("SESSION_SECRET", &secret)]);
+    let old = logs_in_and_out(&gate, &upstream, "user=ada", "ada", "connect.sid");
+    assert!(!is_good(&gate, &old));
+
+    let mut jar = Jar::default();
+    assert_eq!(jar.post(app.address(), "/login", "user=bob").status, 303);
+    let request = || Request::upgrade("/ws/a").header("Cookie", &jar.cookies());
+    let mut live = request().open(gate.address());
+    live.echoes("hello");
+    // As the application knows it: `s:ID.SIGNATURE` is in the cookie.
+    let cookie = jar.cookie("connect.sid").replace("s%3A", "");
+    let id = cookie.split('.').next().expect("an id");
+    let revoke = Request::new("POST", "/revoke").bearer(ADMIN);
+    let answer = revoke.body(json!({ "session": id }).to_string()).send(gate.admin());
+    assert_eq!(answer.json()["closed"], 1, "{}", answer.status);
+    assert_eq!(live.closed().says(), (4001, "Session revoked"));
+    assert_eq!(request().closed(gate.address()).says(), (4001, "Session revoked"));
+}
+
+#[test]
 fn cookie_session_opens_a_websocket_and_both_of_its_cookies_are_cut() {
     let secret = canary("canary-cookie-session-secret");
     let app = App::start("express.mjs", &["cookie", &secret, "older"]);
     let upstream = Upstream::start();
     let recipe = Recipe::read("express.md");
     let config =
-        recipe.placed(recipe.configs()[1], &[(SERVER, &upstream.ws()), (PAGES, &app.url())]);
+        recipe.placed(recipe.configs()[2], &[(SERVER, &upstream.ws()), (PAGES, &app.url())]);
     let gate = Gate::start_with(&config, &[("SESSION_SECRET", &secret)]);
     let old = logs_in_and_out(&gate, &upstream, "user=ada", "ada", "session");
     // As the page says: nothing is stored.

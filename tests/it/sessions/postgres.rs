@@ -217,6 +217,27 @@ fn columns_and_ids_of_every_type_are_read_or_refused_and_never_break() {
             is(refused(&gate, name, bad), INVALID, &format!("{name} {bad}"));
         }
     }
+    for (name, id, spellings) in [
+        ("int", "7", &["07", "+7", "0007"][..]),
+        ("numeric", "12.5", &["12.50", "012.500", "1.25e1"]),
+        (
+            "uuid",
+            "0123abcd-0123-4567-89ab-0123456789ab",
+            &[
+                "{0123abcd-0123-4567-89ab-0123456789ab}",
+                "0123ABCD-0123-4567-89AB-0123456789AB",
+                "0123abcd0123456789ab0123456789ab",
+            ],
+        ),
+        ("bytea", "\\x00ff", &["\\x00FF", "\\x 00 ff"]),
+        ("bool", "true", &["t", "YES", "1"]),
+        ("time", "2030-01-02 01:04:05+00", &["2030-01-02T03:04:05+02", "2030-01-02 01:04:05Z"]),
+    ] {
+        for spelling in spellings {
+            opens(&gate, name, spelling);
+            assert_eq!(upstream.last().header("x-session"), Some(id), "{name} {spelling}");
+        }
+    }
     is(refused(&gate, "raw", "8"), INVALID, "JSON that can be read in two ways");
     is(refused(&gate, "many", "a"), INVALID, "two rows");
     for name in ["same", "writes", "calls", "sleeps", "syntax", "nothing", "two", "theirs", "wrong"]

@@ -95,7 +95,15 @@ fn the_time_to_live_is_the_end_and_every_kind_of_value_is_read() {
     eventually("Redis forgets it", || server.command(&["EXISTS", "a"]) == ":0");
     is(refused(&gate, "json", "a"), INVALID, "gone");
 
-    server.command(&["SET", "text:t", "alice"]);
+    // One that Redis would keep for ever is none, unless `expires` says so.
+    server.command(&["SET", "text:for-ever", "alice"]);
+    is(refused(&gate, "text", "for-ever"), INVALID, "without an end");
+    server.command(&["SET", "for-ever", r#"{"user": {"id": 7}}"#]);
+    opens(&gate, "never", "for-ever");
+    let line = logged(&gate, "has no time to live");
+    assert_eq!((&line["level"], &line["verifier"]), (&"warn".into(), &"text".into()));
+
+    server.command(&["SET", "text:t", "alice", "EX", "60"]);
     opens(&gate, "text", "t");
     assert_eq!(user("x-forwarded-user").as_deref(), Some("alice"));
     let ends = (unix_now() + 60).to_string();
@@ -104,9 +112,10 @@ fn the_time_to_live_is_the_end_and_every_kind_of_value_is_read() {
     assert_eq!(user("x-name").as_deref(), Some("Carol"));
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"s");
     let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    server.command(&["SET", &format!("h:{digest}"), r#"{"u": "dora"}"#]);
+    server.command(&["SET", &format!("h:{digest}"), r#"{"u": "dora"}"#, "EX", "60"]);
     opens(&gate, "hashed", "s");
     assert_eq!(user("x-forwarded-user").as_deref(), Some("dora"));
+    assert_eq!(upstream.last().header("x-session"), Some(&*digest));
 
     // Keys of another kind are no sessions, and say nothing of themselves.
     server.command(&["RPUSH", "list", "x"]);

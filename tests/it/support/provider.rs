@@ -103,6 +103,21 @@ impl Provider {
             .map(|name| canary(answer[name].as_str().unwrap_or_else(|| panic!("{answer}"))))
     }
 
+    /// Has the provider tell `url` of logouts: of the session, or else of the user alone.
+    #[track_caller]
+    pub(crate) fn tells_logouts_to(&self, url: &str, of_session: bool) {
+        let session = if of_session { "&session=1" } else { "" };
+        self.control("POST", &format!("backchannel?uri={url}{session}"));
+    }
+
+    /// Logs the last login of `user` out as a browser does: how it was taken where the
+    /// provider told of it.
+    #[track_caller]
+    pub(crate) fn logout(&self, user: &str) -> String {
+        let answer = self.control("POST", &format!("logout?user={user}"));
+        answer["told"].as_str().expect("text").to_owned()
+    }
+
     /// Logs `user` in for an access token for `audience` that says nothing by itself.
     #[track_caller]
     pub(crate) fn opaque_login(&self, user: &str, audience: &str) -> String {

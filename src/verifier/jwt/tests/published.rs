@@ -2,7 +2,6 @@
 //! test moves.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,7 +16,8 @@ use super::{NOW, claims};
 use crate::close::Reason;
 use crate::credential::Place;
 use crate::fetch::FetchError;
-use crate::telemetry::{Log, LogConfig, Metrics, Telemetry};
+use crate::telemetry::Telemetry;
+use crate::verifier::contract::{Lines, telemetry};
 use crate::verifier::occasion::Asked;
 use crate::verifier::{
     Credential, JwtConfig, SignatureAlgorithm, Unavailable, Verifier, VerifyError, contract,
@@ -75,33 +75,6 @@ impl KeyPlace for At {
 
     fn url(&self) -> &str {
         "https://id.example"
-    }
-}
-
-/// What is logged, for the test to read.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-fn telemetry() -> (Arc<Telemetry>, Lines) {
-    let lines = Lines::default();
-    let log = Log::to(&LogConfig::default(), lines.clone()).unwrap();
-    (Arc::new(Telemetry::new(Metrics::new().unwrap(), log).unwrap()), lines)
-}
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

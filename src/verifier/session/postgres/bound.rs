@@ -3,26 +3,21 @@
 //! when it is announced. The login is a question, too.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use crate::stream::Stream;
+use crate::stream::{Scan, Scanned, Stream};
 
 /// The kind of a message, and its length.
 const HEADER: usize = 5;
 /// `ReadyForQuery`, the end of every answer.
 const READY: u8 = b'Z';
 
-/// `stream`, of which no answer is longer than a limit.
-pub(super) struct Bounded {
-    stream: Stream,
-    scan: Scan,
+/// `stream`, of which no answer is longer than `limit`.
+pub(super) fn bounded(stream: Stream, limit: usize) -> Scanned<impl Scan> {
+    Scanned::new(stream, Answers::new(limit))
 }
 
 /// Follows messages by their headers.
-struct Scan {
+struct Answers {
     limit: usize,
     /// Bytes that the current answer has announced.
     announced: usize,
@@ -31,17 +26,13 @@ struct Scan {
     rest: usize,
 }
 
-impl Bounded {
-    pub(super) fn new(stream: Stream, limit: usize) -> Bounded {
-        Bounded { stream, scan: Scan::new(limit) }
+impl Answers {
+    fn new(limit: usize) -> Answers {
+        Answers { limit, announced: 0, header: Vec::with_capacity(HEADER), rest: 0 }
     }
 }
 
-impl Scan {
-    fn new(limit: usize) -> Scan {
-        Scan { limit, announced: 0, header: Vec::with_capacity(HEADER), rest: 0 }
-    }
-
+impl Scan for Answers {
     fn advance(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let taken = if self.rest > 0 {
@@ -73,46 +64,13 @@ impl Scan {
     }
 }
 
-impl AsyncRead for Bounded {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        match Pin::new(&mut this.stream).poll_read(context, buffer) {
-            Poll::Ready(Ok(())) => Poll::Ready(this.scan.advance(&buffer.filled()[before..])),
-            other => other,
-        }
-    }
-}
-
-impl AsyncWrite for Bounded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn scan(text: &[u8]) -> Option<io::ErrorKind> {
-        let whole = Scan::new(32).advance(text).err().map(|error| error.kind());
-        let mut single = Scan::new(32);
+        let whole = Answers::new(32).advance(text).err().map(|error| error.kind());
+        let mut single = Answers::new(32);
         let mut last = None;
         for byte in text {
             last = last.or(single.advance(&[*byte]).err().map(|error| error.kind()));

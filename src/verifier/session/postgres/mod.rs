@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
-use self::bound::Bounded;
+use self::bound::bounded;
 pub(super) use self::location::Location;
 use self::statement::Prepared;
 use super::super::{Unavailable, VerifyError};
@@ -136,7 +136,7 @@ impl PostgresStore {
 
     async fn open(&self) -> Result<Open, Unavailable> {
         let stream = self.location.dial().await?;
-        let stream = Bounded::new(stream, VALUE_BYTES);
+        let stream = bounded(stream, VALUE_BYTES);
         let (client, connection) =
             self.location.login.connect_raw(stream, NoTls).await.map_err(|error| said(&error))?;
         let driver = Driver(tokio::spawn(async move {

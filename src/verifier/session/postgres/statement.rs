@@ -88,8 +88,10 @@ impl Prepared {
         let aliases: Vec<String> = (0..names.len()).map(|index| format!("c{index}")).collect();
         let shown: Vec<&str> = forms.iter().map(|(shown, _)| shown.as_str()).collect();
         // A comment in the query ends with its line.
+        // By the time that it reads $1 here, the server knows its type from the query:
+        // of all spellings it prints one.
         let whole = format!(
-            "SELECT {} FROM (\n{query}\n) AS t({}) LIMIT 2",
+            "SELECT {}, $1::text FROM (\n{query}\n) AS t({}) LIMIT 2",
             shown.join(", "),
             aliases.join(", ")
         );
@@ -107,7 +109,8 @@ impl Prepared {
         if rows.try_next().await?.is_some() {
             return Err(refused());
         }
-        let mut found = Row::default();
+        let id: &str = row.try_get(self.columns.len()).map_err(|_| refused())?;
+        let mut found = Row { id: self.printed(id).to_owned(), ..Row::default() };
         for (index, (name, form)) in self.columns.iter().enumerate() {
             let text: Option<&str> = row.try_get(index).map_err(|_| refused())?;
             let value = match (text, form) {
@@ -123,6 +126,22 @@ impl Prepared {
         }
         Ok(Some(found))
     }
+
+    /// The parameter as PostgreSQL printed it, but for what that does not decide.
+    fn printed<'a>(&self, text: &'a str) -> &'a str {
+        match self.statement.params() {
+            [Type::NUMERIC] => trimmed(text),
+            _ => text,
+        }
+    }
+}
+
+/// A numeric in its shortest form: PostgreSQL keeps the zeros that it was given.
+fn trimmed(number: &str) -> &str {
+    match number.contains('.') {
+        true => number.trim_end_matches('0').trim_end_matches('.'),
+        false => number,
+    }
 }
 
 /// How the column `index` of a type is asked for, and comes.
@@ -134,5 +153,19 @@ fn form(kind: &Type, index: usize) -> (String, Form) {
         Type::BYTEA => (format!("encode({column}, 'hex')"), Form::Bytes),
         Type::JSON | Type::JSONB => (format!("{column}::text"), Form::Json),
         _ => (format!("to_json({column})::text"), Form::Json),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_numeric_has_one_spelling() {
+        for (text, expected) in
+            [("12.50", "12.5"), ("7.00", "7"), ("700", "700"), ("-0.10", "-0.1"), ("NaN", "NaN")]
+        {
+            assert_eq!(trimmed(text), expected);
+        }
     }
 }

@@ -63,10 +63,11 @@ fn error(state: &str) -> Vec<u8> {
     message(b'E', format!("SERROR\0VERROR\0C{state}\0Mcanary\0\0").as_bytes())
 }
 
-/// A row with one column.
+/// A row with one column, and behind it the parameter.
 fn row(text: &str) -> Vec<u8> {
     let length = u32::try_from(text.len()).unwrap().to_be_bytes();
-    message(b'D', &[&[0, 1][..], &length, text.as_bytes()].concat())
+    let key = [&[0, 0, 0, 3][..], b"KEY"].concat();
+    message(b'D', &[&[0, 2][..], &length, text.as_bytes(), &key].concat())
 }
 
 async fn talk(mut stream: TcpStream, play: Play, written: Arc<AtomicUsize>) -> Option<()> {
@@ -88,6 +89,7 @@ async fn talk(mut stream: TcpStream, play: Play, written: Arc<AtomicUsize>) -> O
         }
     }
     say(&mut stream, &ready).await?;
+    let mut columns = 0;
     loop {
         let kind = stream.read_u8().await.ok()?;
         let mut body = vec![0; stream.read_u32().await.ok()? as usize - 4];
@@ -96,9 +98,12 @@ async fn talk(mut stream: TcpStream, play: Play, written: Arc<AtomicUsize>) -> O
             (b'Q', _) => [message(b'C', b"SET\0"), ready.clone()].concat(),
             (b'P', _) => message(b'1', b""),
             (b'D', _) => {
-                let column = [&[0, 1][..], b"id\0", &[0, 0, 0, 0, 0, 0, 0, 0, 0, 25]].concat();
-                let column = [&column[..], &[255; 6], &[0, 0]].concat();
-                [message(b't', &[0, 1, 0, 0, 0, 25]), message(b'T', &column)].concat()
+                // The query, and then the query with the parameter beside it.
+                columns += 1;
+                let column = [&b"id\0"[..], &[0, 0, 0, 0, 0, 0, 0, 0, 0, 25]].concat();
+                let column = [&column[..], &[255; 6], &[0, 0]].concat().repeat(columns);
+                let row = [&[0, u8::try_from(columns).unwrap()][..], &column].concat();
+                [message(b't', &[0, 1, 0, 0, 0, 25]), message(b'T', &row)].concat()
             }
             (b'B', Play::Once(text)) if text[0] == b'E' => text.clone(),
             (b'B', _) => message(b'2', b""),
@@ -141,6 +146,7 @@ async fn one_row_is_a_session_and_two_are_none() {
     let server = Server::start(Play::Once(row("\"ada\""))).await;
     let record = server.ask().await.ok().flatten().unwrap();
     assert_eq!(record.value, serde_json::json!({ "id": "ada" }));
+    assert_eq!(record.id.as_deref(), Some("KEY"));
     let server = Server::start(Play::Once(row("\"ada\"").repeat(2))).await;
     let rejected = VerifyError::from(Reason::InvalidCredential);
     for _ in 0..2 {
