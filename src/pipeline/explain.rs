@@ -322,6 +322,7 @@ fn show(
     match (access.sources.message().filter(|_| is_upgrade), message) {
         (Some(source), Some(message)) => {
             let most = exchange.plan.limits.auth_message_bytes.0 as usize;
+            let message = source.completed(message);
             let read = source.read(&mut Progress::default(), message.as_bytes(), true, most)?;
             let LoginMessage { token, parsed, .. } = read.ok_or(Reason::MalformedCredential)?;
             let value = token.ok_or(Reason::MissingCredential)?;

@@ -189,9 +189,12 @@ impl Tap for LoginTap {
         text: bool,
     ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
         let judge = Arc::clone(&self.judge);
+        let often = self.source().is_some_and(MessageSource::greets_often);
         let (hidden, first) = {
             let mut followed = self.followed();
-            (followed.sight == Sight::Hidden, !std::mem::replace(&mut followed.logged_in, true))
+            let first = !followed.logged_in;
+            followed.logged_in |= !often;
+            (followed.sight == Sight::Hidden, first)
         };
         Box::pin(async move {
             let mut progress = Progress::default();

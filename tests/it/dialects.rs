@@ -162,6 +162,12 @@ fn who_came_by_cookie_may_say_hello_without_a_token_but_not_as_another() {
     assert_eq!(socket.text(), "CONNECT\nlogin:alice\n\n\0");
     socket.send("CONNECT\nlogin:alice\n\n\0");
     assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
+    // Every channel of Phoenix has its own.
+    let phoenix = Gate::start(&config("phoenix", "", &upstream.ws()));
+    let mut socket = Request::upgrade("/ws/echo").cookie(&token("alice")).open(phoenix.address());
+    for room in ["one", "two"] {
+        socket.echoes(&json!(["1", "1", room, "phx_join", {}]).to_string());
+    }
     let mut socket = by_cookie();
     socket.send("CONNECT\nlogin:bob\n\n\0");
     assert_eq!(socket.closed().says(), (4003, "Forbidden"));

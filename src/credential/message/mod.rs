@@ -147,6 +147,31 @@ impl MessageSource {
         }
     }
 
+    /// Whether a client that is in by another credential says the dialect's hello again
+    /// and again: for every channel, every namespace.
+    pub fn greets_often(&self) -> bool {
+        matches!(self.dialect, Dialect::Phoenix(_) | Dialect::Socketio(_))
+    }
+
+    /// `message` with the end that its dialect wants and a command line cannot hold.
+    pub fn completed(&self, message: &str) -> String {
+        match &self.dialect {
+            Dialect::Stomp(_) if !message.contains('\0') => {
+                format!("{}\n\n\0", message.trim_end_matches('\n'))
+            }
+            Dialect::Nats(_) if !message.contains('\n') => format!("{message}\r\n"),
+            Dialect::Json(_)
+            | Dialect::Text
+            | Dialect::Graphql(_)
+            | Dialect::Stomp(_)
+            | Dialect::Mqtt
+            | Dialect::Phoenix(_)
+            | Dialect::Centrifuge(_)
+            | Dialect::Nats(_)
+            | Dialect::Socketio(_) => message.to_owned(),
+        }
+    }
+
     /// Follows the messages behind a permit; none where a login has no shape to be
     /// known by.
     pub fn follows(&self) -> bool {
@@ -399,6 +424,32 @@ mod tests {
         );
         assert_eq!(rewrite("stomp", r#""as it is""#, STOMP), Ok("as it is".into()));
         assert_eq!(rewrite("stomp", "[1]", STOMP), Err(Reason::Forbidden));
+    }
+
+    #[test]
+    fn what_follows_a_login_stays_whatever_becomes_of_it() {
+        let nats = b"CONNECT {\"pass\":\"t\"}\r\nPING\r\n";
+        let sent = |forward| {
+            let sent = sent(&source("nats", forward), nats, false);
+            sent.map(|sent| String::from_utf8(sent).unwrap())
+        };
+        assert_eq!(sent(json!(false)), Ok("PING\r\n".into()));
+        assert_eq!(sent(Value::Null), Ok("CONNECT {}\r\nPING\r\n".into()));
+        let rewrite = json!({ "rewrite": r#"{"user": identity.subject}"# });
+        assert_eq!(sent(rewrite), Ok("CONNECT {\"user\":\"ann\"}\r\nPING\r\n".into()));
+    }
+
+    #[test]
+    fn a_command_line_needs_no_ends_of_lines() {
+        for (format, message) in
+            [("stomp", "CONNECT\npasscode:t"), ("nats", r#"CONNECT {"pass":"t"}"#)]
+        {
+            let source = source(format, Value::Null);
+            let whole = source.completed(message);
+            let read = source.read(&mut Progress::default(), whole.as_bytes(), true, 100);
+            assert!(read.unwrap().unwrap().token.is_some(), "{format}");
+            assert_eq!(source.completed(&whole), whole, "{format}");
+        }
     }
 
     #[test]

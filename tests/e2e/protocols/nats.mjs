@@ -1,10 +1,13 @@
 // nats.ws with nats-server.
 import assert from 'node:assert/strict';
+import { webcrypto } from 'node:crypto';
 import { StringCodec, connect } from 'nats.ws';
 import { WebSocket } from 'ws';
 import { MESSAGES, NUMBERS, daemon, directory, dying, expired, file, freePort, listening, play, token } from './play.mjs';
 
+// What Debian's Node 18 does not have by itself.
 globalThis.WebSocket = WebSocket;
+globalThis.crypto ??= webcrypto;
 const codec = StringCodec();
 const servers = {};
 
