@@ -143,7 +143,8 @@ impl Judge {
             .and_then(|source| source.refusal(progress, self.subprotocol.as_deref(), reason))
             .unwrap_or_default();
         let reply = refusal.message.map(|(text, message)| frame_down(text, &message).into());
-        let code = refusal.code.unwrap_or_else(|| reason.close_code(&access.codes));
+        // The connection was a live one: it closes as those do, in every dialect.
+        let code = reason.close_code(&access.codes);
         TapVerdict::Close { reason, code, reply }
     }
 

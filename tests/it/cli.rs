@@ -213,7 +213,7 @@ fn keys_of_later_issues_are_unknown_and_refused_by_name() {
         ("cookie: session", "client_cert: cn", "client_cert"),
         ("origins: same", "lifetime: { refresh: {} }", "refresh"),
         ("origins: same", "dial: first", "dial"),
-        ("cookie: session", "message: { format: xmpp }", "xmpp"),
+        ("cookie: session", "message: { format: xmpp }", "nats or socketio"),
     ];
     for (from, to, name) in cases {
         assert!(sound.contains(from), "{from}");

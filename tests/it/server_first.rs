@@ -113,7 +113,7 @@ fn a_nats_login_comes_in_pieces_and_brings_what_follows() {
     assert_eq!(socket.receive(), harmless);
     socket.send_frame(&Frame::new(Opcode::Binary, "PING\r\nCONNECT {}\r\n"));
     assert_eq!(socket.receive(), violation());
-    assert_eq!(socket.closed().code, 1008);
+    assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
 }
 
 #[test]
