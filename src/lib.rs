@@ -34,6 +34,7 @@ pub mod pipeline;
 pub mod policy;
 pub mod problem;
 pub mod proxy_protocol;
+pub mod recheck;
 pub mod redis;
 pub mod relay;
 pub mod reload;

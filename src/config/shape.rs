@@ -158,9 +158,6 @@ fn told(path: &KeyPath, kind: &FaultKind) -> (KeyPath, String) {
             };
             format!("expected {wanted}, found {found}{quote}")
         }
-        FaultKind::UnknownVariant(word, _) if is_later_word(path, word) => {
-            format!("unknown value \"{word}\"; this version does not have it yet")
-        }
         FaultKind::UnknownVariant(word, known) => {
             format!("expected {}{}", one_of(known), suggestion(word, known.iter().copied()))
         }
@@ -204,20 +201,7 @@ const PROCESS_LIMITS: [&str; 4] =
     ["connections", "unauthenticated", "header_timeout", "header_bytes"];
 
 /// Keys of the product that this version refuses by name.
-const LATER: &[(&str, &[&str])] = &[
-    ("server", &["http2"]),
-    ("policies.*.lifetime", &["recheck", "recheck_stale"]),
-    ("policies.*.credentials.[]", &["dial"]),
-    ("policies.*.credentials.[].message", &["dial"]),
-    ("policies.*", &["dial"]),
-    ("routes.[]", &["dial"]),
-    ("routes.[].upstream", &["dial"]),
-];
-
-fn is_later_word(path: &KeyPath, word: &str) -> bool {
-    const FORMATS: [&str; 2] = ["nats", "socketio"];
-    path.matches("policies.*.credentials.[].message.format") && FORMATS.contains(&word)
-}
+const LATER: &[(&str, &[&str])] = &[("server", &["http2"])];
 
 const NETWORK: &str = "a network such as 10.0.0.0/8 or 10.1.2.3/32";
 

@@ -16,11 +16,11 @@ use super::plan::{Plan, Plans};
 use crate::clock;
 use crate::close::Reason;
 use crate::connection::Grounds;
-use crate::credential::{Finding, Offered};
+use crate::credential::{Finding, Offered, Place};
 use crate::expression::{Expression, Variables};
 use crate::handshake::{Client, Host, Kind, Opening};
 use crate::identity::Identity;
-use crate::policy::OwnOrigin;
+use crate::policy::{OwnOrigin, Preview};
 use crate::proxy_protocol::Ends;
 use crate::upstream::strip_hop_by_hop;
 use crate::verifier::Occasion;
@@ -81,9 +81,22 @@ impl Exchange {
 
     /// Whether `Origin` is one that the policy allows.
     pub(super) fn origin_allowed(&self) -> bool {
-        let own =
-            OwnOrigin { host: &self.host.name, port: self.host.port, https: self.client.https };
-        self.plan.access.origins.allows(&self.opening.headers, &own)
+        self.plan.access.origins.allows(&self.opening.headers, &self.own_origin())
+    }
+
+    /// Lets the client hear what its upstream says before there is a login, where the
+    /// policy wants that.
+    ///
+    /// # Errors
+    /// As [`Previews::open`](crate::policy::Previews::open).
+    pub(super) fn preview(&self) -> Result<Option<Preview>, Reason> {
+        let Some(previews) = &self.plan.previews else { return Ok(None) };
+        let origins = &self.plan.access.origins;
+        previews.open(origins, &self.opening.headers, &self.own_origin()).map(Some)
+    }
+
+    fn own_origin(&self) -> OwnOrigin<'_> {
+        OwnOrigin { host: &self.host.name, port: self.host.port, https: self.client.https }
     }
 
     /// Whether this is a CORS preflight (Fetch §3.2.2).
@@ -122,8 +135,13 @@ impl Exchange {
     /// What verifiers are told about the request, whose credential is that of the
     /// entry `index`.
     pub(super) fn occasion(&self, index: usize) -> Option<Occasion<'_>> {
-        Some(Occasion {
-            place: self.plan.access.sources.place(index)?,
+        self.plan.access.sources.place(index).map(|place| self.occasion_at(place))
+    }
+
+    /// The same about a credential that stood at `place`.
+    pub(super) fn occasion_at<'a>(&'a self, place: Place<'a>) -> Occasion<'a> {
+        Occasion {
+            place,
             method: &self.opening.method,
             https: self.client.https,
             host: &self.host,
@@ -131,7 +149,8 @@ impl Exchange {
             query: self.opening.query.as_deref(),
             ip: self.client.ip,
             headers: &self.opening.headers,
-        })
+            again: false,
+        }
     }
 
     /// The variables that `expressions` use, of this request and of `identity`.

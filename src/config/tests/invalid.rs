@@ -46,17 +46,14 @@ policies:
     credentials:
       - { client_cert: cn, verifier: app }
       - { message: { format: nats }, verifier: app }
-    lifetime: { recheck: 30s }
 routes:
   - { path: /l, policy: deny }
-  - { path: /v, policy: m, upstream: { url: 'tcp://a:1', dial: first } }
+  - { path: /v, policy: m, upstream: 'tcp://a:1' }
 ", &[
-        "policies.m.credentials[1].message.format: unknown value \"nats\"; this version does not have it yet",
-        "policies.m.lifetime.recheck: unknown key \"recheck\"; this version does not have it yet",
-        "routes[1].upstream.dial: unknown key \"dial\"; this version does not have it yet",
         "server.http2: unknown key \"http2\"; this version does not have it yet",
         "server.tls.client_crl: needs client_ca",
         "policies.m.credentials[0].client_cert: needs server.tls.client_ca: the authorities that may vouch for clients",
+        "routes[1].upstream: a raw server is dialled after the login, and this policy's is before (`dial: first`): write `dial: after_auth` there",
     ]),
     ("raw upstreams", "
 server: { listen: ':80' }
@@ -252,7 +249,7 @@ policies:
   n:
     credentials: [{ query: t, verifier: app }]
     lifetime: { refresh: { where: [], verifier: [] } }
-  o: { credentials: [{ query: t, verifier: app }], lifetime: { refresh: { tokn: /t } } }
+  o: { credentials: [{ query: t, verifier: app }], lifetime: { refresh: { tokn: /t }, recheck: 500ms } }
 routes: [{ path: /, policy: m, upstream: 'ws://a' }]
 ", &[
         "policies.n.lifetime.refresh.token: is required",
@@ -262,6 +259,7 @@ routes: [{ path: /, policy: m, upstream: 'ws://a' }]
         "policies.o.lifetime.refresh.verifier: is required",
         "policies.m.lifetime.refresh.verifier[0]: no verifier named \"ap\" (defined: app, t; did you mean \"app\"?)",
         "policies.m.lifetime.refresh.verifier: \"t\" verifies tickets, and a ticket opens one connection: name the verifier of the logins that tickets are fetched with",
+        "policies.o.lifetime.recheck: must be at least 1s, or 0 for never",
         "policies.n.lifetime.refresh.verifier: needs at least one verifier",
     ]),
     ("upstreams", "HEAD

@@ -181,6 +181,9 @@ routes:
     assert_eq!(warned(&refresh("app")), Vec::<String>::new());
     assert_eq!(warned(&refresh("[other, app]")), Vec::<String>::new());
     assert_eq!(warned(&refresh("other")), ["policies.m.lifetime.refresh.verifier"]);
+    let short = warned("{ recheck: 10m }");
+    assert_eq!(short, ["policies.m.lifetime.recheck_stale", "policies.n.lifetime.recheck_stale"]);
+    assert_eq!(warned("{ recheck: 0, recheck_stale: 1s }"), Vec::<String>::new());
     let ignored = warned("{ on_expiry: ignore, grace: 1s }");
     assert_eq!(ignored, ["policies.m.lifetime.grace", "policies.n.lifetime.grace"]);
 }
@@ -225,6 +228,33 @@ routes:
         ],
         "{warnings:#?}"
     );
+}
+
+#[test]
+fn identity_headers_are_missed_where_the_upstream_is_dialled_first() {
+    let warnings = |credential: &str, route: &str| {
+        let text = format!(
+            "
+server: {{ listen: 'unix:/run/a.sock' }}
+verifiers: {{ app: {{ jwt: {{ jwks_file: k.json }} }} }}
+policies: {{ m: {{ credentials: [{{ {credential}, verifier: app }}] }} }}
+routes: [{{ path: /ws, policy: m, upstream: 'ws://a', {route} }}]
+"
+        );
+        let warnings = load_text(&text, &[]).unwrap().warnings;
+        warnings.iter().map(ToString::to_string).collect::<String>()
+    };
+    for (credential, expected) in [
+        ("message: { format: nats }", true),
+        ("message: { format: socketio }", true),
+        ("message: { format: graphql }, dial: first", true),
+        ("message: { format: graphql }", false),
+        ("message: { format: nats }, dial: after_auth", false),
+    ] {
+        let found = warnings(credential, "identity: { headers: { X-A: identity.subject } }");
+        assert_eq!(found.starts_with("routes[0]: its upstream is dialled"), expected, "{found}");
+        assert_eq!(warnings(credential, "identity: { headers: {} }"), "");
+    }
 }
 
 #[test]
