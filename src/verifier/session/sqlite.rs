@@ -7,11 +7,12 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags, OptionalExtension as _};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 use tokio::sync::Semaphore;
 
 use super::super::{Unavailable, VerifyError};
@@ -23,6 +24,9 @@ use crate::close::Reason;
 
 /// How many look-ups read at once; the others wait.
 const READERS: usize = 4;
+/// How many steps of SQLite's machine a reader makes before it asks whether anybody
+/// still waits.
+const STEPS: i32 = 1000;
 
 /// Sessions in one file.
 pub(super) struct SqliteStore {
@@ -64,11 +68,11 @@ impl SqliteStore {
         let file = Arc::clone(&self.file);
         let key = key.to_owned();
         // Whoever waits may be gone before the thread is done; then it stops soon.
-        let stop = Arc::new(Stop::default());
-        let guard = Guard(Arc::clone(&stop));
+        let unwanted = Arc::new(AtomicBool::new(false));
+        let guard = Guard(Arc::clone(&unwanted));
         let reading = tokio::task::spawn_blocking(move || {
             let _place = place;
-            file.row(&key, &stop)
+            file.row(&key, unwanted)
         });
         let row = reading.await.map_err(|_| broken)?;
         drop(guard);
@@ -85,48 +89,25 @@ impl Store for SqliteStore {
     }
 }
 
-/// How to stop a reader whom nobody waits for any more.
-#[derive(Default)]
-struct Stop(Mutex<Reader>);
-
-/// What the reader is about.
-#[derive(Default)]
-enum Reader {
-    #[default]
-    NotYet,
-    Reading(InterruptHandle),
-    /// It is done, or nobody waits for it.
-    Over,
-}
-
-impl Stop {
-    fn now(&self, next: Reader) -> Reader {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), next)
-    }
-}
-
-/// Stops the reader when dropped.
-struct Guard(Arc<Stop>);
+/// Tells a reader, when dropped, that nobody waits for it any more.
+struct Guard(Arc<AtomicBool>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Reader::Reading(handle) = self.0.now(Reader::Over) {
-            handle.interrupt();
-        }
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
 impl File {
-    fn row(&self, key: &str, stop: &Stop) -> Result<Option<Row>, VerifyError> {
-        let open = self.open()?;
-        if let Reader::Over = stop.now(Reader::Reading(open.connection.get_interrupt_handle())) {
-            return Err(Unavailable("nobody waits any more").into());
-        }
+    fn row(&self, key: &str, unwanted: Arc<AtomicBool>) -> Result<Option<Row>, VerifyError> {
+        let mut open = self.open()?;
+        // Asked as the query runs: an interrupt that comes before it would be lost.
+        let stops = move || unwanted.load(Ordering::Relaxed);
+        open.connection
+            .progress_handler(STEPS, Some(stops))
+            .map_err(|error| unavailable(&error))?;
         let row = one_row(&open.connection, &self.query, key);
-        // Who has been interrupted may still be: its connection is nobody else's.
-        if let Reader::Reading(_) = stop.now(Reader::Over)
-            && row.is_ok()
-        {
+        if row.is_ok() {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(open);
         }
         row
@@ -262,6 +243,23 @@ mod tests {
             let expected = Unavailable("the SQLite file is no regular file");
             assert_eq!(error, Some(expected.into()));
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_reader_stops_whenever_the_one_who_waits_is_gone() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("a.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+                       SELECT $1 AS a FROM n WHERE i < 0";
+        let store = store(path, endless);
+        for round in 0..200 {
+            let patience = Duration::from_micros(round * 10);
+            assert!(tokio::time::timeout(patience, store.record("a")).await.is_err());
+        }
+        let readers = u32::try_from(READERS).unwrap();
+        let all = tokio::time::timeout(Duration::from_secs(5), store.readers.acquire_many(readers));
+        assert!(all.await.is_ok(), "a reader goes on for nobody");
     }
 
     #[tokio::test]
