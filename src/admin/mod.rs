@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::clock;
-use crate::connection::{Carrier, Entry};
+use crate::connection::{Carrier, Entry, State};
 use crate::pipeline::Gate;
 use crate::relay::Direction;
 use crate::secret::Secret;
@@ -153,6 +153,9 @@ impl Admin {
             let Some(value) = form_decoded(value) else {
                 return bad_request("is not valid form encoding");
             };
+            if value.is_empty() {
+                continue;
+            }
             match name {
                 "subject" => filter.subject = Some(value),
                 "route" => filter.route = Some(value),
@@ -188,6 +191,7 @@ struct Filter {
 impl Filter {
     fn admits(&self, entry: &Entry) -> bool {
         entry.carrier == Carrier::Socket
+            && entry.state() != State::Deciding
             && entry.id > self.after
             && self.subject.as_ref().is_none_or(|subject| subject == entry.identity().subject())
             && self.route.as_ref().is_none_or(|route| **route == *entry.route())

@@ -171,7 +171,7 @@ impl App {
         self.closing.send_replace(true);
         tokio::join!(
             connection::drain(&self.gate.registry, plans.drain),
-            self.gate.logins_ended(plans.drain + relay::CLOSING),
+            self.gate.answered(plans.drain + relay::CLOSING),
         );
         log.event(LogLevel::Info, "drained", &[]);
     }

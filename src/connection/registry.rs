@@ -104,7 +104,8 @@ impl Registry {
     ) -> Result<(), SubjectFull> {
         let mut subjects = lock(&self.subjects);
         let ids = subjects.entry(key.clone()).or_default();
-        if ids.len() >= most as usize {
+        // One at a time, unless a reload has lowered the limit.
+        while ids.len() >= most as usize {
             if !close_oldest {
                 return Err(SubjectFull);
             }
@@ -318,6 +319,43 @@ mod tests {
         place.entry().limit(&limits(|_| {}));
         registry.sweep(2_000_000, 2);
         assert_eq!(requested(&place), Some((Reason::Expired, 4002)));
+    }
+
+    #[test]
+    fn a_login_ends_by_the_wall_clock_and_a_lifetime_by_the_steady_one() {
+        let registry = Registry::new(Arc::default());
+        let by_login = enter(&registry, &identity("ada", Some(1_000)), &limits(|_| {})).unwrap();
+        let by_max =
+            enter(&registry, &identity("eve", None), &limits(|limits| limits.max = 8)).unwrap();
+        let ends = |place: &Place| requested(place).map(|(reason, _)| reason);
+        // The wall clock is set a day back, and forward again to just before.
+        for (millis, tick) in [(900_000, 1), (-86_400_000, 2), (1_029_999, 3)] {
+            registry.sweep(millis, tick);
+            assert_eq!((ends(&by_login), ends(&by_max)), (None, None), "{millis}");
+        }
+        registry.sweep(86_400_000, 4);
+        assert_eq!((ends(&by_login), ends(&by_max)), (Some(Reason::Expired), None));
+        registry.sweep(0, 7);
+        assert_eq!(ends(&by_max), None);
+        registry.sweep(0, 8);
+        assert_eq!(ends(&by_max), Some(Reason::Expired));
+    }
+
+    #[test]
+    fn a_limit_that_was_lowered_is_reached_with_the_next_login() {
+        let registry = Registry::new(Arc::default());
+        let under = |most| {
+            limits(|limits| {
+                limits.per_subject =
+                    Some(super::super::lifetime::SubjectLimit { most, close_oldest: true })
+            })
+        };
+        let ada = identity("ada", None);
+        let places: Vec<_> = (0..4).map(|_| enter(&registry, &ada, &under(4)).unwrap()).collect();
+        let newest = enter(&registry, &ada, &under(2)).unwrap();
+        let asked: Vec<bool> = places.iter().map(|place| requested(place).is_some()).collect();
+        assert_eq!(asked, [true, true, true, false]);
+        assert_eq!(requested(&newest), None);
     }
 
     #[test]

@@ -165,6 +165,11 @@ fn admit_by(
         metrics: &plan.metrics,
         grounds,
     });
+    // As with a revocation: a drain that begins behind this finds the connection, and
+    // one that began before it is seen here.
+    if exchange.gate.is_draining() {
+        return Err(Reason::Draining);
+    }
     exchange.gate.revocations.judge(identity, place.entry().opened)?;
     let permit = match decide(rule, Arc::clone(identity), &variables, clock::unix_now()) {
         Decision::Allow(permit) => permit,

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::gate::Answering;
 use super::login::Login;
 use super::session::Session;
 use super::slots::{Open, Unauthenticated};
@@ -15,6 +16,8 @@ pub struct After {
     pub(super) task: Task,
     /// The connection's parts in the counts, given back at the end.
     pub(super) slots: (Option<Open>, Option<Unauthenticated>),
+    /// A drain waits for what is in no registry.
+    pub(super) answering: Option<Answering>,
 }
 
 /// What is to be done with the stream.
@@ -29,25 +32,26 @@ pub(super) enum Task {
 
 impl After {
     pub(super) fn new(task: Task) -> After {
-        After { task, slots: (None, None) }
+        After { task, slots: (None, None), answering: None }
     }
 
     /// Has it done, to the end of the connection, by a task that is no larger
     /// than what is to be done: a relay may last for days.
     pub fn start(self, client: Stream, client_ahead: Bytes) {
         let (open, unauthenticated) = self.slots;
+        let answering = self.answering;
         match self.task {
             Task::Relay { session, upstream, ahead } => {
                 drop(unauthenticated);
                 session.start(client, client_ahead, upstream, ahead, open);
             }
             Task::Login(login) => {
-                tokio::spawn(login.run(client, client_ahead, open, unauthenticated));
+                tokio::spawn(login.run(client, client_ahead, open, unauthenticated, answering));
             }
             Task::Refuse { message, code, text } => {
                 tokio::spawn(async move {
                     refuse(Endpoint::new(client, client_ahead), message, code, text).await;
-                    drop((open, unauthenticated));
+                    drop((open, unauthenticated, answering));
                 });
             }
         }

@@ -243,6 +243,7 @@ async fn narrate(
         }
     };
     let (identity, message) = asked;
+    tell_revocation(narrator, gate, &identity, live).await.map_err(readable)?;
     let preview = message.is_some() && plan.previews.is_some();
     let nothing = Rule::default();
     let rule = if exchange.is_preflight() { &nothing } else { &plan.access.rule };
@@ -409,6 +410,37 @@ async fn identify(
         format_args!("{} by {}, expires {expires}", identity.subject(), identity.method()),
     );
     Ok(identity)
+}
+
+/// Whether the login was revoked, as far as that can be found out here.
+async fn tell_revocation(
+    narrator: &mut Narrator,
+    gate: &Gate,
+    identity: &Identity,
+    live: bool,
+) -> Result<(), Reason> {
+    if identity.is_anonymous() {
+        return Ok(());
+    }
+    let revocations = &gate.revocations;
+    let said = match (revocations.is_shared(), live) {
+        (false, _) => "not known: what is revoked is known to the running process alone",
+        (true, false) => "not asked: what is revoked is known to Redis; ask it with --live",
+        (true, true) => {
+            let judged = revocations.look_up(identity).await;
+            narrator.say(
+                "revocation",
+                match judged {
+                    Ok(()) => "none",
+                    Err(Reason::Revoked) => "revoked",
+                    Err(_) => "not known: Redis does not answer",
+                },
+            );
+            return judged;
+        }
+    };
+    narrator.say("revocation", said);
+    Ok(())
 }
 
 fn refusal(exchange: &Exchange, is_upgrade: bool, reason: Reason) -> String {

@@ -21,6 +21,9 @@ use crate::recheck::Rechecks;
 use crate::revocation::Revocations;
 use crate::telemetry::Telemetry;
 
+/// Held for a client that is being answered, and is in no registry for that.
+pub(super) type Answering = Arc<()>;
+
 /// The state that every connection works under.
 pub struct Gate {
     /// The compiled configuration; replaced whole by a reload.
@@ -41,9 +44,9 @@ pub struct Gate {
     pub per_ip: policy::Counts<IpKey>,
     unready: AtomicBool,
     stopped: watch::Sender<bool>,
-    /// Shared with every client whose first message is awaited: they are in no
-    /// registry, since nobody knows who they are.
-    logins: Arc<()>,
+    /// Shared with every client that is being answered, or whose first message is
+    /// awaited: they are in no registry, since nobody knows who they are.
+    answering: Answering,
 }
 
 impl Gate {
@@ -64,7 +67,7 @@ impl Gate {
             per_ip: policy::Counts::new(),
             unready: AtomicBool::new(false),
             stopped: watch::Sender::new(false),
-            logins: Arc::new(()),
+            answering: Answering::default(),
         }
     }
 
@@ -95,16 +98,11 @@ impl Gate {
         let _ = self.stopped.subscribe().wait_for(|stopped| *stopped).await.is_ok();
     }
 
-    /// Held while a client's first message is awaited or refused.
-    pub(super) fn awaited_login(&self) -> Arc<()> {
-        Arc::clone(&self.logins)
-    }
-
-    /// Waits until no first message is awaited or refused, at most for `most`.
-    pub async fn logins_ended(&self, most: Duration) {
+    /// Waits until nobody is being answered, at most for `most`.
+    pub async fn answered(&self, most: Duration) {
         const STEP: Duration = Duration::from_millis(20);
         let ended = async {
-            while Arc::strong_count(&self.logins) > 1 {
+            while Arc::strong_count(&self.answering) > 1 {
                 tokio::time::sleep(STEP).await;
             }
         };
@@ -128,6 +126,7 @@ pub struct Link {
     after: Mutex<Option<Box<After>>>,
     unauthenticated: Mutex<Option<Unauthenticated>>,
     open: Mutex<Option<Open>>,
+    answering: Mutex<Option<Answering>>,
 }
 
 impl Link {
@@ -149,7 +148,23 @@ impl Link {
             after: Mutex::default(),
             unauthenticated: Mutex::new(Some(slots.unauthenticated)),
             open: Mutex::new(Some(slots.open)),
+            answering: Mutex::default(),
         }
+    }
+
+    /// A request has come. Unless nothing new is admitted, a drain waits from here on,
+    /// until the connection ends or is in the registry.
+    ///
+    /// # Errors
+    /// [`Reason::Draining`].
+    pub(super) fn begin(&self, gate: &Gate) -> Result<(), Reason> {
+        // First held, then looked: a drain that begins between the two has to wait.
+        let answering = Arc::clone(&gate.answering);
+        if gate.is_draining() {
+            return Err(Reason::Draining);
+        }
+        *self.answering.lock().unwrap_or_else(PoisonError::into_inner) = Some(answering);
+        Ok(())
     }
 
     /// Something has been proven: the connection leaves the unauthenticated.
@@ -173,7 +188,7 @@ impl Link {
     /// Leaves what is to be done once the 101 is written.
     pub(super) fn leave(&self, after: After) {
         let slots = (take(&self.open), take(&self.unauthenticated));
-        let after = Box::new(After { slots, ..after });
+        let after = Box::new(After { slots, answering: take(&self.answering), ..after });
         *self.after.lock().unwrap_or_else(PoisonError::into_inner) = Some(after);
     }
 

@@ -14,6 +14,7 @@ use super::IpSlot;
 use super::admission::{self, Admitted, admit};
 use super::after::refuse;
 use super::exchange::Exchange;
+use super::gate::Answering;
 use super::login_again::LoginTap;
 use super::session::Session;
 use super::slots::{Open, Unauthenticated};
@@ -102,10 +103,10 @@ impl Login {
         ahead: Bytes,
         open: Option<Open>,
         unauthenticated: Option<Unauthenticated>,
+        answering: Option<Answering>,
     ) {
         let mut client = Endpoint::new(client, ahead);
         let gate = Arc::clone(&self.exchange.gate);
-        let awaited = gate.awaited_login();
         let timeout = self.exchange.plan.auth_timeout();
         let mut previewed = None;
         let entering = tokio::time::timeout(timeout, self.enter(&mut client, &mut previewed));
@@ -140,7 +141,7 @@ impl Login {
         let tap = LoginTap::for_second_logins(&exchange, &identity, Some(follower), subprotocol);
         let session = Session::new(exchange, record, admitted.place, ip_slot, settings, tap);
         let (client, ahead) = client.into_parts();
-        drop((awaited, gate));
+        drop((answering, gate));
         session.start(client, ahead, upstream.stream, upstream.ahead, open);
     }
 

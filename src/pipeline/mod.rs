@@ -85,8 +85,8 @@ pub async fn serve(
     };
     let origin = opening.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
     record.request(&plans.redactor, method.as_str(), || full_path(&opening), origin);
-    if gate.is_draining() {
-        return refuse(record, Reason::Draining);
+    if let Err(reason) = link.begin(&gate) {
+        return refuse(record, reason);
     }
     let host = plans.proxies.host(&client, &opening.headers).or_else(|| opening.host.clone());
     let host = host.unwrap_or(Host { name: "".into(), port: None });

@@ -86,7 +86,6 @@ impl Rest {
     fn end(self, ended: Ended) {
         let Rest { plan, record, place, ip_slot } = self;
         let flow = place.entry().flow();
-        drop((place, ip_slot));
         let initiator = match ended.initiator {
             relay::Initiator::Client => Initiator::Client,
             relay::Initiator::Upstream => Initiator::Upstream,
@@ -94,5 +93,7 @@ impl Rest {
         };
         let Ended { code, reason, .. } = ended;
         record.closed(&Ending { initiator, code, reason, flow, own_codes: &plan.own_codes });
+        // Only then: when the last has left, the process may end.
+        drop((place, ip_slot));
     }
 }

@@ -141,7 +141,8 @@ impl Upgrade<'_> {
     /// Refuses so that the client can read it, unless the policy wants HTTP.
     fn refuse(self, reason: Reason, presented: bool) -> Response<Body> {
         let access = &self.exchange.plan.access;
-        if access.reject == Reject::Http {
+        // A drain is told to whoever balances the load, not to the page.
+        if access.reject == Reject::Http || reason == Reason::Draining {
             self.record.refused(reason, reason.status().as_u16(), None);
             return refusal(reason, presented);
         }

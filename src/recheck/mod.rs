@@ -4,7 +4,7 @@
 //! A credential is kept once, however many connections came with it, and asked
 //! about once a period; it is let go with the last of them. Only connections whose
 //! verifier can be asked again are here. The look-ups are spread over the period,
-//! and a verifier gets [`MOST`] of them at a time: half of what it takes, so that
+//! and a verifier gets `MOST` of them at a time: half of what it takes, so that
 //! whoever logs in finds room. One that cannot answer delays nobody but its own.
 //!
 //! No task, no timer and no clock for a connection: one task asks [`Rechecks::due`]

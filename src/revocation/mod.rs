@@ -162,6 +162,28 @@ impl Revocations {
         }
     }
 
+    /// Whether what is revoked is known to a Redis.
+    pub fn is_shared(&self) -> bool {
+        self.terms.borrow().store.is_some()
+    }
+
+    /// As [`judge`](Self::judge), for a dry run that has loaded nothing: asks Redis about
+    /// this identity alone. Without one there is nobody to ask.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn look_up(&self, identity: &Identity) -> Result<(), Reason> {
+        let terms = Arc::clone(&self.terms.borrow());
+        let (Some(store), false) = (&terms.store, identity.is_anonymous()) else { return Ok(()) };
+        let targets: Vec<Target> = Target::all_of(identity).collect();
+        let found = store.find(&targets).await.map_err(|_| Reason::VerifierUnavailable)?;
+        let now = clock::unix_millis();
+        match found.iter().any(|revocation| revocation.holds(identity, now, now)) {
+            true => Err(Reason::Revoked),
+            false => Ok(()),
+        }
+    }
+
     /// Revokes `target`: closes what is open, refuses what comes, and tells all
     /// replicas. Goes on to its end even if nobody waits for it.
     ///

@@ -107,6 +107,24 @@ impl Store {
         Err(odd())
     }
 
+    /// Those of `targets` that are revoked; writes nothing.
+    pub(super) async fn find(&self, targets: &[Target]) -> Result<Vec<Revocation>, RedisError> {
+        let mut get = pipe();
+        let command = get.cmd("HMGET").arg(&self.name);
+        for target in targets {
+            command.arg(target.to_string());
+        }
+        let answers = self.redis.ask(&get).await?;
+        let Some(Value::Array(times)) = answers.into_iter().next() else {
+            return Err(RedisError::Broken(std::io::ErrorKind::InvalidData));
+        };
+        let found = targets.iter().zip(times).filter_map(|(target, times)| {
+            let Value::BulkString(times) = times else { return None };
+            read(&target.to_string(), std::str::from_utf8(&times).ok()?)
+        });
+        Ok(found.collect())
+    }
+
     /// Whether no replica has seen `once`; from now on one has.
     pub(super) async fn see(&self, once: &Once, now: i64) -> Result<bool, RedisError> {
         let mut set = pipe();

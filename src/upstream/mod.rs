@@ -2,7 +2,7 @@
 //!
 //! [`connect`], [`connect_raw`] and [`HttpClient::send`] take a
 //! [`crate::policy::Permit`]: code that dials without a decision does not compile.
-//! [`preview`] takes a [`crate::policy::Preview`], and what it gives can only be heard.
+//! [`preview()`] takes a [`crate::policy::Preview`], and what it gives can only be heard.
 
 mod config;
 mod endpoint;

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::support::{Gate, Request, Upstream, eventually, members, policy, token};
+use super::support::{
+    Frame, Gate, Opcode, Request, Upstream, canary, eventually, members, policy, token,
+};
 
 fn start(server: &str, upstream: &Upstream) -> Gate {
     Gate::start(
@@ -120,4 +122,76 @@ fn a_second_signal_exits_at_once() {
     gate.signal("TERM");
     gate.wait();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
+fn who_is_still_being_verified_when_it_drains_is_refused_readably() {
+    let upstream = Upstream::start();
+    let config = format!(
+        r#"
+server: {{ listen: "127.0.0.1:0", drain_delay: 0s, drain: 1s }}
+verifiers:
+  slow: {{ forward_auth: {{ url: "{}/later-800", subject: '"alice"' }} }}
+policies:
+  members: {{ credentials: [{{ header: authorization, verifier: slow }}] }}
+routes:
+  - {{ path: "/ws/*", policy: members, upstream: "{}" }}
+"#,
+        upstream.http(),
+        upstream.ws()
+    );
+    let mut gate = Gate::start(&config);
+    let address = gate.address();
+    let refused = std::thread::spawn(move || {
+        Request::upgrade("/ws/a").bearer("some-token-or-other").send(address)
+    });
+    eventually("the verifier asks", || !upstream.seen().is_empty());
+    gate.signal("TERM");
+    let refused = refused.join().expect("an answer");
+    assert_eq!((refused.status, refused.error().as_str()), (503, "Going away"));
+    assert!(refused.header("retry-after").is_some());
+    assert!(gate.wait().success());
+    assert_eq!(gate.reason("/ws/a"), "draining");
+}
+
+#[test]
+fn a_message_in_flight_ends_before_its_socket_does() {
+    let upstream = Upstream::start();
+    let mut gate = start("drain_delay: 0s, drain: 2s", &upstream);
+    let mut socket = Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address());
+    socket.echoes("hello");
+    socket.send_frame(&Frame::text("one ").unfinished());
+    let part = socket.receive();
+    assert_eq!((part.fin, part.as_text()), (false, "one "));
+    gate.signal("TERM");
+    gate.line("of the drain", |line| line["message"] == "draining");
+    std::thread::sleep(Duration::from_millis(300));
+    socket.send_frame(&Frame::new(Opcode::Continuation, "message"));
+    let rest = socket.receive();
+    assert_eq!((rest.fin, rest.as_text()), (true, "message"));
+    assert_eq!(socket.closed().says(), (1001, "Going away"));
+    assert!(gate.wait().success());
+    assert_eq!(upstream.closes(), [Some(1001)]);
+}
+
+#[test]
+fn an_operator_drains_by_post_and_the_delay_holds() {
+    let upstream = Upstream::start();
+    let config = members(&upstream.ws())
+        + "server: { listen: \"127.0.0.1:0\", drain_delay: 1s, drain: 1s }\n\
+           admin: { listen: \"127.0.0.1:0\", token: canary-admin-token-0005 }\n";
+    let mut gate = Gate::start(&config);
+    let open = || Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address());
+    let early = open();
+    let began = Instant::now();
+    let post = Request::new("POST", "/drain").bearer(&canary("canary-admin-token-0005"));
+    let answer = post.send(gate.admin());
+    assert_eq!((answer.status, answer.json()["open"].as_u64()), (202, Some(1)));
+    eventually("it is unready", || gate.ask("/readyz").status == 503);
+    let late = open();
+    assert_eq!(early.closed().says(), (1001, "Going away"));
+    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    assert_eq!(late.closed().says(), (1001, "Going away"));
+    assert!(gate.wait().success());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }

@@ -8,6 +8,7 @@ mod api_keys;
 mod assertion;
 mod cli;
 mod client_certs;
+mod closes;
 mod credentials;
 mod dialects;
 mod drain;

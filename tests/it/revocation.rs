@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::support::{
     Gate, Opcode, Recipe, Redis, Request, Response, SECRET, Socket, Token, Upstream, canary,
-    eventually, free_address, unix_now,
+    eventually, free_address, run, unix_now,
 };
 
 const ADMIN: &str = "canary-admin-token-0002";
@@ -288,6 +288,8 @@ fn none_is_lost_while_redis_is_away_or_empty_when_it_is_back() {
     let of = |subject: &str| issued(subject, 5).sign();
     let (before, meanwhile, after) = (of("alice"), of("bob"), of("carol"));
     assert_eq!(revoke(&gates[0], &json!({ "subject": "alice" })), (0, true));
+    // Stored it is; a Redis that stops now may not have told everybody yet.
+    gates[1].metric_becomes("sockgate_revocations_total", &["source=\"redis\""], 1.0);
     redis.stop();
     for gate in &gates {
         eventually("the loss is noticed", || {
@@ -509,4 +511,36 @@ fn no_handshake_slips_past_a_revocation_under_load() {
     let admitted = count("sockgate_connections_total", &["route=\"chat\""]);
     let refused = count("sockgate_auth_decisions_total", &["reason=\"revoked\""]);
     assert!(admitted > 10.0 && refused > 10.0, "{admitted} admitted, {refused} refused");
+}
+
+#[test]
+fn explain_asks_redis_whether_a_login_is_revoked_and_says_so_where_it_does_not() {
+    let upstream = Upstream::start();
+    let mut redis = Redis::start();
+    let section = format!("{{ redis: \"{}\", timeout: 1s }}", redis.url());
+    let gate = Gate::start(&config(&section, &upstream));
+    let (alice, bob) = (issued("alice", 5).sign(), issued("bob", 5).sign());
+    assert_eq!(revoke(&gate, &json!({ "subject": "alice" })), (0, true));
+    let explain = |gate: &Gate, token: &str, rest: &[&str]| {
+        let file = gate.config().to_str().expect("UTF-8");
+        let header = format!("Authorization: Bearer {token}");
+        let all = ["explain", "--config", file, "ws://gate.test/ws/a", "-H", &header];
+        run(&[&all[..], rest].concat(), &[])
+    };
+    let told = explain(&gate, &alice, &["--live"]);
+    assert_eq!(told.code, 1, "{told:?}");
+    assert!(told.stdout.contains("refuse: revoked (101, then Close 4001"), "{told:?}");
+    let told = explain(&gate, &bob, &["--live"]);
+    assert_eq!(told.code, 0, "{told:?}");
+    assert!(told.stdout.contains("revocation   none"), "{told:?}");
+    let told = explain(&gate, &alice, &[]);
+    assert_eq!(told.code, 0, "{told:?}");
+    assert!(told.stdout.contains("ask it with --live"), "{told:?}");
+    redis.stop();
+    let told = explain(&gate, &alice, &["--live"]);
+    assert_eq!(told.code, 1, "{told:?}");
+    assert!(told.stdout.contains("Redis does not answer"), "{told:?}");
+    let alone = Gate::start(&config("none", &upstream));
+    let told = explain(&alone, &alice, &["--live"]);
+    assert!(told.stdout.contains("known to the running process alone"), "{told:?}");
 }
