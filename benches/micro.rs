@@ -121,6 +121,7 @@ fn jwt(bencher: Bencher<'_, '_>, algorithm: &str) {
         query: None,
         ip: [127, 0, 0, 1].into(),
         headers: &headers,
+        again: false,
     };
     let verify = || built.verifier.verify(black_box(&credential), &occasion, now).now_or_never();
     assert!(verify().is_some_and(|verified| verified.is_ok()), "the token is good");

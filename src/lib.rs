@@ -33,6 +33,7 @@ pub mod listener;
 pub mod pipeline;
 pub mod policy;
 pub mod problem;
+pub mod recheck;
 pub mod redis;
 pub mod relay;
 pub mod reload;

@@ -13,13 +13,20 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroize as _;
 
 /// What stands in for a secret wherever a configuration is printed.
 pub const MASK: &str = "********";
 
-/// Bytes that must not be shown.
+/// Bytes that must not be shown. Overwritten when they are let go.
 #[derive(Clone)]
 pub struct Secret(Box<[u8]>);
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl Secret {
     /// Takes the bytes over.

@@ -126,6 +126,7 @@ impl App {
         }
         tasks.spawn(accept::serve_admin(Arc::clone(&admin), admin_listener));
         tasks.spawn(connection::sweep(Arc::clone(&gate.registry)));
+        tasks.spawn(pipeline::recheck(Arc::clone(&gate)));
         tasks.spawn(revocation::keep_in_touch(Arc::clone(&gate.revocations)));
         if !options.no_reload {
             let reloader =

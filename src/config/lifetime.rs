@@ -1,5 +1,7 @@
 //! The checks of `lifetime`: how a live connection's login ends and is renewed.
 
+use std::time::Duration;
+
 use super::check::{Findings, verifiers};
 use super::file::{FileConfig, PolicyConfig};
 use crate::connection::OnExpiry;
@@ -13,6 +15,17 @@ pub(super) fn check(path: &str, policy: &PolicyConfig, file: &FileConfig, findin
             format!("{path}.grace"),
             "has no effect with `on_expiry: ignore`: no connection ends when its login does",
         );
+    }
+    if let Some(recheck) = lifetime.recheck.limit() {
+        if recheck < Duration::from_secs(1) {
+            findings.problem(format!("{path}.recheck"), "must be at least 1s, or 0 for never");
+        }
+        if lifetime.recheck_stale.0 < recheck {
+            findings.warning(
+                format!("{path}.recheck_stale"),
+                "is shorter than `recheck`: one look-up that fails closes the connection",
+            );
+        }
     }
     let Some(refresh) = &lifetime.refresh else { return };
     let at = format!("{path}.refresh.verifier");

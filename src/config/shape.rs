@@ -202,7 +202,6 @@ const PROCESS_LIMITS: [&str; 4] =
 const LATER: &[(&str, &[&str])] = &[
     ("server", &["http2", "proxy_protocol"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
-    ("policies.*.lifetime", &["recheck", "recheck_stale"]),
     ("policies.*.credentials.[]", &["client_cert"]),
     ("routes.[].upstream", &["frames", "proxy_protocol", "preamble"]),
 ];

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -50,6 +50,8 @@ pub struct Entry {
     ends: AtomicI64,
     opened_tick: u32,
     state: AtomicU8,
+    /// Somebody wants to know when it has left the registry.
+    told_of: AtomicBool,
     limits: ArcSwap<LiveLimits>,
     metrics: Arc<RouteMetrics>,
 }
@@ -81,6 +83,7 @@ impl Entry {
             ends: AtomicI64::new(arrival.limits.ends(arrival.identity.deadline())),
             opened_tick: tick,
             state: AtomicU8::new(State::Deciding as u8),
+            told_of: AtomicBool::new(false),
             limits: ArcSwap::new(Arc::clone(arrival.limits)),
             metrics: Arc::clone(arrival.metrics),
         }
@@ -180,9 +183,15 @@ impl Entry {
         self.limits.load_full()
     }
 
-    /// It leaves the registry.
-    pub(super) fn leave(&self) {
+    /// Has [`Registry::departed`](super::Registry::departed) tell when it has left.
+    pub fn tell_of_leaving(&self) {
+        self.told_of.store(true, Ordering::Release);
+    }
+
+    /// It leaves the registry; whether somebody is to be told.
+    pub(super) fn leave(&self) -> bool {
         self.pass(Event::Leave);
+        self.told_of.load(Ordering::Acquire)
     }
 
     /// Puts the connection under other limits: a reload changed those of its route.
@@ -314,6 +323,6 @@ mod tests {
 
     #[test]
     fn an_entry_pays_no_more_than_it_needs() {
-        assert!(size_of::<Entry>() <= 368, "{}", size_of::<Entry>());
+        assert!(size_of::<Entry>() <= 304, "{}", size_of::<Entry>());
     }
 }

@@ -17,6 +17,10 @@ pub struct LiveLimits {
     pub grace_millis: i64,
     /// `lifetime.max`.
     pub max: u32,
+    /// `lifetime.recheck`; none if it is zero.
+    pub recheck: Duration,
+    /// `lifetime.recheck_stale`.
+    pub recheck_stale: Duration,
     /// `limits.idle_timeout`.
     pub idle: u32,
     /// `limits.ping_interval`.
@@ -54,6 +58,8 @@ impl LiveLimits {
             ignore_expiry: config.on_expiry == OnExpiry::Ignore,
             grace_millis: i64::try_from(config.grace.0.as_millis()).unwrap_or(i64::MAX),
             max: Ticker::ticks(config.max.0),
+            recheck: config.recheck.0,
+            recheck_stale: config.recheck_stale.0,
             ..LiveLimits::default()
         }
     }

@@ -22,6 +22,7 @@ pub struct Registry {
     next: AtomicU64,
     open: AtomicUsize,
     emptied: Notify,
+    departed: Mutex<Vec<u64>>,
     ticker: Arc<Ticker>,
 }
 
@@ -80,6 +81,7 @@ impl Registry {
             next: AtomicU64::new(1),
             open: AtomicUsize::new(0),
             emptied: Notify::new(),
+            departed: Mutex::default(),
             ticker,
         })
     }
@@ -163,6 +165,12 @@ impl Registry {
         found
     }
 
+    /// The ids of those that have left since the last call, of which somebody wanted
+    /// to know ([`Entry::tell_of_leaving`]).
+    pub fn departed(&self) -> Vec<u64> {
+        std::mem::take(&mut *lock(&self.departed))
+    }
+
     /// Adds to `metrics` what was relayed since the last call.
     pub fn report_traffic(&self, metrics: &Metrics) {
         metrics.report_traffic(|found| {
@@ -221,7 +229,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let registry = &self.registry;
-        self.entry.leave();
+        if self.entry.leave() {
+            lock(&registry.departed).push(self.entry.id);
+        }
         lock(registry.shard(self.entry.id)).remove(&self.entry.id);
         self.entry.route_metrics().ended(&self.entry.flow());
         if let Some(key) = &self.subject {

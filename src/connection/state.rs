@@ -73,6 +73,11 @@ impl State {
         }
     }
 
+    /// Whether the login behind the connection may still be renewed.
+    pub fn has_login(self) -> bool {
+        self.after(Event::Renew).is_some()
+    }
+
     /// The state with this discriminant; [`State::Gone`] if there is none.
     pub(super) fn of(number: u8) -> State {
         State::ALL.get(usize::from(number)).copied().unwrap_or(State::Gone)

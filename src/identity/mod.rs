@@ -228,6 +228,16 @@ impl Identity {
             && self.subject == other.subject
     }
 
+    /// Whether `other` says nothing else, but for when it was issued or asked for.
+    pub fn is_unchanged(&self, other: &Identity) -> bool {
+        self.is_same(other)
+            && self.session == other.session
+            && self.token_id == other.token_id
+            && self.expires == other.expires
+            && self.leeway == other.leeway
+            && self.claims == other.claims
+    }
+
     /// `identity` as CEL sees it.
     pub fn variable(&self) -> Value {
         json!({

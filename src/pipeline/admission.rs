@@ -7,23 +7,44 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::exchange::Exchange;
+use super::gate::Gate;
 use super::judge_again;
+use super::plan::Plans;
 use crate::clock;
 use crate::close::Reason;
-use crate::connection::{Arrival, Carrier, Place};
+use crate::connection::{Arrival, Carrier, Entry, Place};
 use crate::credential::{Finding, Presented};
 use crate::handshake::Kind;
 use crate::identity::Identity;
 use crate::policy::{Decision, Permit, Rule, decide};
+use crate::recheck::Question;
 use crate::telemetry::Record;
-use crate::verifier::{Credential, Unavailable, VerifyError};
+use crate::verifier::{
+    Credential, Occasion, Original, Recheck, Redeemed, Unavailable, VerifyError,
+};
 
 /// What the head of a request proves.
 pub(super) enum Shown {
     /// Somebody, or the anonymous identity where that is allowed.
-    Identity(Arc<Identity>),
+    Identity(Proven),
     /// Nothing yet: the first message will have to.
     Nothing,
+}
+
+/// Who a credential proved.
+pub(super) struct Proven {
+    /// Who.
+    pub(super) identity: Arc<Identity>,
+    /// The credential, if its verifier can be asked again: of a ticket, the one
+    /// that it was fetched with.
+    pub(super) original: Option<Original>,
+}
+
+impl Proven {
+    /// Nobody in particular.
+    pub(super) fn nobody() -> Proven {
+        Proven { identity: Arc::new(Identity::anonymous()), original: None }
+    }
 }
 
 /// A client that may have what it asks for.
@@ -53,7 +74,7 @@ pub(super) async fn authenticate(
             Err(reason)
         }
         Finding::Absent if access.sources.message().is_some() => Ok(Shown::Nothing),
-        Finding::Absent if access.anonymous => Ok(Shown::Identity(Arc::new(Identity::anonymous()))),
+        Finding::Absent if access.anonymous => Ok(Shown::Identity(Proven::nobody())),
         Finding::Absent => Err(Reason::MissingCredential),
     }
 }
@@ -66,32 +87,36 @@ pub(super) async fn verify(
     exchange: &Exchange,
     presented: &Presented,
     record: &mut Record,
-) -> Result<Arc<Identity>, Reason> {
+) -> Result<Proven, Reason> {
     record.credential(presented.kind);
-    let Some(chain) = exchange.plan.access.chains.get(presented.index) else {
+    let decided = exchange.plan.access.chains.get(presented.index);
+    let Some((chain, occasion)) = decided.zip(exchange.occasion(presented.index)) else {
         return Err(Reason::InvalidCredential);
     };
-    let started = Instant::now();
     let credential = Credential { value: presented.value.expose(), basic: presented.basic };
-    if let Some(spent) = chain.decider(&credential).filter(|decider| decider.tickets().is_some())
-        && matches!(exchange.opening.kind, Kind::Plain)
-    {
+    let Some(decider) = chain.decider(&credential) else { return Err(Reason::InvalidCredential) };
+    record.verifier(decider.name());
+    let tickets = decider.tickets();
+    if tickets.is_some() && matches!(exchange.opening.kind, Kind::Plain) {
         // A ticket is for one upgrade: it stays open for that.
-        record.verifier(spent.name());
         return Err(Reason::InvalidCredential);
     }
-    let judged = match exchange.occasion(presented.index) {
-        Some(occasion) => chain.verify(&credential, &occasion, clock::unix_now()).await,
-        None => return Err(Reason::InvalidCredential),
+    let started = Instant::now();
+    let now = clock::unix_now();
+    let judged = match tickets {
+        Some(tickets) => tickets.redeem(&credential, now).await,
+        None => decider.verify(&credential, &occasion, now).await.map(|identity| {
+            let again = decider.recheck() != Recheck::Never;
+            let original = again.then(|| Original::of(&credential, occasion.place));
+            Redeemed { identity, original }
+        }),
     };
-    if let Some(verifier) = &judged.verifier {
-        record.verifier(verifier);
-        exchange.gate.telemetry.metrics.auth_duration(verifier, started.elapsed().as_secs_f64());
-    }
-    match judged.result {
-        Ok(identity) => {
+    let seconds = started.elapsed().as_secs_f64();
+    exchange.gate.telemetry.metrics.auth_duration(decider.name(), seconds);
+    match judged {
+        Ok(Redeemed { identity, original }) => {
             record.subject(identity.shared_subject());
-            Ok(identity)
+            Ok(Proven { identity, original })
         }
         Err(VerifyError::Rejected(reason)) => Err(reason),
         Err(VerifyError::Unavailable(Unavailable(cause))) => {
@@ -108,26 +133,28 @@ pub(super) async fn verify(
 /// Why the identity may not.
 pub(super) fn admit(
     exchange: &Exchange,
-    identity: &Arc<Identity>,
+    proven: Proven,
     carrier: Carrier,
     message: Option<&Value>,
 ) -> Result<Admitted, Reason> {
-    admit_by(exchange, identity, carrier, &exchange.plan.access.rule, message)
+    admit_by(exchange, proven, carrier, &exchange.plan.access.rule, message)
 }
 
 fn admit_by(
     exchange: &Exchange,
-    identity: &Arc<Identity>,
+    proven: Proven,
     carrier: Carrier,
     rule: &Rule,
     message: Option<&Value>,
 ) -> Result<Admitted, Reason> {
     let plan = &exchange.plan;
+    let Proven { identity, original } = &proven;
     let mut variables = exchange.variables(Some(identity), |name| rule.uses(name));
     if rule.uses("message") {
         variables.insert("message", message.cloned().unwrap_or_default());
     }
-    let grounds = (carrier == Carrier::Socket).then(|| exchange.grounds(&variables).kept());
+    let asked_again = carrier == Carrier::Socket || original.is_some();
+    let grounds = asked_again.then(|| exchange.grounds(&variables).kept());
     let mut place = exchange.gate.registry.enter(Arrival {
         request_id: &exchange.request_id,
         identity,
@@ -149,7 +176,32 @@ fn admit_by(
     // A reload in the meantime has not seen this connection.
     judge_again::late(exchange, place.entry());
     place.entry().admit()?;
+    if let Some(original) = proven.original {
+        let asked = exchange.occasion_at(crate::credential::Place::Message);
+        watch(&exchange.gate, &exchange.plans, place.entry(), original, &asked);
+    }
     Ok(Admitted { permit, place })
+}
+
+/// Has the login behind the connection of `entry` asked about again: `original`,
+/// which was just proven, with the request `asked`.
+pub(super) fn watch(
+    gate: &Gate,
+    plans: &Plans,
+    entry: &Arc<Entry>,
+    original: Original,
+    asked: &Occasion<'_>,
+) {
+    if entry.limits().recheck.is_zero() {
+        return;
+    }
+    let identity = entry.identity();
+    let name = identity.verifier();
+    let Some(kept) = plans.verifiers.get(&**name) else { return };
+    let kind = kept.built.verifier.recheck();
+    if let Some(question) = Question::new(name, kind, original, asked) {
+        gate.rechecks.watch(entry, question, tokio::time::Instant::now());
+    }
 }
 
 /// Registers a CORS preflight, which the policy is not asked about: it carries
@@ -157,9 +209,6 @@ fn admit_by(
 ///
 /// # Errors
 /// As [`admit`], though no rule is asked.
-pub(super) fn admit_preflight(
-    exchange: &Exchange,
-    nobody: &Arc<Identity>,
-) -> Result<Admitted, Reason> {
-    admit_by(exchange, nobody, Carrier::Http, &Rule::default(), None)
+pub(super) fn admit_preflight(exchange: &Exchange) -> Result<Admitted, Reason> {
+    admit_by(exchange, Proven::nobody(), Carrier::Http, &Rule::default(), None)
 }

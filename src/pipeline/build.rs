@@ -24,7 +24,7 @@ use crate::route::{RoutePattern, Router};
 use crate::telemetry::{Metrics, Redactor, RouteMetrics};
 use crate::unit::OneOrMany;
 use crate::upstream::{Endpoint, HttpClient};
-use crate::verifier::{Chain, Kept};
+use crate::verifier::{Chain, Kept, Recheck};
 
 /// What building gives besides the plans.
 pub struct Built {
@@ -64,7 +64,12 @@ pub fn build(
         files: Vec::new(),
     };
     let verifiers = builder.verifiers();
-    verifiers.keys().for_each(|name| metrics.expect_verifier(name));
+    for (name, kept) in &verifiers {
+        metrics.expect_verifier(name);
+        if kept.built.verifier.recheck() != Recheck::Never {
+            metrics.expect_rechecks(name);
+        }
+    }
     let policies = builder.policies(&verifiers);
     let assertion = builder.assertion("identity", &loaded.file.identity);
     let parts = Parts { verifiers: &verifiers, policies: &policies, assertion: assertion.as_ref() };

@@ -16,7 +16,7 @@ use super::plan::{Plan, Plans};
 use crate::clock;
 use crate::close::Reason;
 use crate::connection::Grounds;
-use crate::credential::{Finding, Offered};
+use crate::credential::{Finding, Offered, Place};
 use crate::expression::{Expression, Variables};
 use crate::handshake::{Client, Host, Kind, Opening};
 use crate::identity::Identity;
@@ -123,8 +123,13 @@ impl Exchange {
     /// What verifiers are told about the request, whose credential is that of the
     /// entry `index`.
     pub(super) fn occasion(&self, index: usize) -> Option<Occasion<'_>> {
-        Some(Occasion {
-            place: self.plan.access.sources.place(index)?,
+        self.plan.access.sources.place(index).map(|place| self.occasion_at(place))
+    }
+
+    /// The same about a credential that stood at `place`.
+    pub(super) fn occasion_at<'a>(&'a self, place: Place<'a>) -> Occasion<'a> {
+        Occasion {
+            place,
             method: &self.opening.method,
             https: self.client.https,
             host: &self.host,
@@ -132,7 +137,8 @@ impl Exchange {
             query: self.opening.query.as_deref(),
             ip: self.client.ip,
             headers: &self.opening.headers,
-        })
+            again: false,
+        }
     }
 
     /// The variables that `expressions` use, of this request and of `identity`.

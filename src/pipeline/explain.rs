@@ -19,7 +19,8 @@ use crate::handshake::{Host, Kind, Opening};
 use crate::identity::Identity;
 use crate::policy::{Decision, Reject, Rule, decide};
 use crate::route::Match;
-use crate::verifier::{Credential, Verifier, VerifyError};
+use crate::unit::Span;
+use crate::verifier::{Credential, Recheck, Verifier, VerifyError};
 
 /// The request to explain.
 pub struct Question {
@@ -266,6 +267,13 @@ async fn narrate(
     narrator.say("verdict", "admit");
     if preview {
         narrator.say("dial", "first: the upstream has spoken before the login, unidentified");
+    }
+    let again = plans.verifiers.get(&**identity.verifier()).map(|kept| &kept.built.verifier);
+    if again.is_some_and(|verifier| verifier.recheck() != Recheck::Never)
+        && !plan.live.recheck.is_zero()
+    {
+        let (every, by) = (Span(plan.live.recheck), identity.verifier());
+        narrator.say("recheck", format_args!("{by} is asked again every {every}"));
     }
     if is_upgrade && let Some(refresh) = &plan.access.refresh {
         let names: Vec<&str> =

@@ -16,6 +16,7 @@ use crate::close::Reason;
 use crate::connection::Registry;
 use crate::handshake::Fault;
 use crate::policy::{self, IpKey};
+use crate::recheck::Rechecks;
 use crate::revocation::Revocations;
 use crate::telemetry::Telemetry;
 
@@ -29,6 +30,8 @@ pub struct Gate {
     pub ticker: Arc<Ticker>,
     /// Who is no longer welcome.
     pub revocations: Arc<Revocations>,
+    /// Whose logins are asked about again.
+    pub rechecks: Arc<Rechecks>,
     /// Where lines go, and what is counted.
     pub telemetry: Arc<Telemetry>,
     /// All connections, and those before the permit.
@@ -53,6 +56,7 @@ impl Gate {
             plans: ArcSwap::from_pointee(plans),
             registry,
             revocations,
+            rechecks: Arc::default(),
             ticker,
             telemetry,
             counts: Arc::default(),

@@ -166,8 +166,9 @@ impl Login {
         let follower = source.follower_behind(&login)?;
         let value = Secret::new(token.expose());
         let presented = Presented { index: source.index(), kind: "message", value, basic: false };
-        let identity = admission::verify(&self.exchange, &presented, &mut self.record).await?;
-        let admitted = admit(&self.exchange, &identity, Carrier::Socket, Some(&login.parsed))?;
+        let proven = admission::verify(&self.exchange, &presented, &mut self.record).await?;
+        let identity = Arc::clone(&proven.identity);
+        let admitted = admit(&self.exchange, proven, Carrier::Socket, Some(&login.parsed))?;
         let mut variables = self.exchange.variables(Some(&identity), |_| source.rewrites());
         variables.insert("message", login.parsed.clone());
         let forwarded = source.forwarded(&login, identity.subject(), &variables)?;

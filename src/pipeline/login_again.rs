@@ -160,6 +160,7 @@ impl Judge {
             query: self.upgrade.query.as_deref(),
             ip: self.upgrade.ip,
             headers: &HeaderMap::new(),
+            again: false,
         };
         match chain.verify(&credential, &occasion, clock::unix_now()).await.result {
             Ok(proven) if proven.is_same(&self.identity) => {

@@ -64,19 +64,15 @@ impl Plain<'_> {
         finding: Finding,
         body: Incoming,
     ) -> Result<(Response<Incoming>, Live), Reason> {
-        let identity = if self.exchange.is_preflight() {
+        let (identity, admitted) = if self.exchange.is_preflight() {
             // A browser sends no credential with it, and the answer says nothing.
-            Arc::new(Identity::anonymous())
+            let nobody = Arc::new(Identity::anonymous());
+            (nobody, admission::admit_preflight(&self.exchange)?)
         } else {
-            match admission::authenticate(&self.exchange, finding, &mut self.record).await? {
-                Shown::Identity(identity) => identity,
-                Shown::Nothing => return Err(Reason::MissingCredential),
-            }
-        };
-        let admitted = if self.exchange.is_preflight() {
-            admission::admit_preflight(&self.exchange, &identity)?
-        } else {
-            admission::admit(&self.exchange, &identity, Carrier::Http, None)?
+            let shown = admission::authenticate(&self.exchange, finding, &mut self.record).await?;
+            let Shown::Identity(proven) = shown else { return Err(Reason::MissingCredential) };
+            let identity = Arc::clone(&proven.identity);
+            (identity, admission::admit(&self.exchange, proven, Carrier::Http, None)?)
         };
         self.link.permitted();
         let Admitted { permit, place } = admitted;

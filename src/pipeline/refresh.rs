@@ -15,18 +15,19 @@ use http::{HeaderMap, Method};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::admission::watch;
 use super::exchange::{Exchange, request_of, told};
 use super::gate::Gate;
-use super::judge_again;
 use super::plan::{Plan, Plans, Refresh, text_frame};
+use super::standing::{Standing, Unfit};
 use crate::clock;
 use crate::close::Reason;
-use crate::connection::{Entry, Grounds, State};
+use crate::connection::{Entry, Grounds};
 use crate::credential::{Place, RefreshWatch};
 use crate::expression::Variables;
 use crate::identity::Identity;
 use crate::relay::{Tap, TapVerdict, Watch};
-use crate::verifier::{Credential, KeptOccasion, Occasion, VerifyError};
+use crate::verifier::{Credential, KeptOccasion, Occasion, Original, VerifyError};
 
 /// How many refusals in a row end the connection.
 const MOST_REFUSED: u8 = 5;
@@ -89,6 +90,7 @@ impl RefreshTap {
             query: exchange.opening.query.as_deref(),
             ip: exchange.client.ip,
             headers: &HeaderMap::new(),
+            again: false,
         };
         let desk = Desk {
             gate: Arc::clone(&exchange.gate),
@@ -216,7 +218,12 @@ impl Desk {
             self.gate.telemetry.metrics.auth_duration(verifier, seconds);
         }
         match verdict.result {
-            Ok(proven) => self.stand_on(&proven, &plans, plan),
+            Ok(proven) => {
+                self.stand_on(&proven, &plans, plan)?;
+                let original = Original::of(&credential, Place::Message);
+                watch(&self.gate, &plans, &self.entry, original, &self.occasion.lent());
+                Ok(())
+            }
             Err(VerifyError::Rejected(reason)) => Err(Failure::Refused(reason)),
             Err(VerifyError::Unavailable(_)) => Err(Failure::Unanswered),
         }
@@ -228,36 +235,26 @@ impl Desk {
         plans: &Arc<Plans>,
         plan: &Plan,
     ) -> Result<(), Failure> {
-        let revocations = &self.gate.revocations;
-        loop {
-            let present = self.entry.identity();
-            if !proven.is_same(&present) {
-                return Err(Failure::Close(Reason::Forbidden));
-            }
-            match revocations.judge(proven, clock::unix_millis()) {
-                Ok(()) => {}
-                Err(Reason::VerifierUnavailable) => return Err(Failure::Unanswered),
-                Err(reason) => return Err(Failure::Refused(reason)),
-            }
-            if !judge_again::may_stand(plan, proven, &self.entry) {
-                return Err(Failure::Close(Reason::Forbidden));
-            }
-            if self.entry.renew(&present, proven) {
-                break;
-            }
-            match self.entry.state() {
-                // A recheck was faster: this is about its outcome now.
-                State::Open | State::Expiring => {}
+        let entry = &self.entry;
+        if !proven.is_same(&entry.identity()) {
+            return Err(Failure::Close(Reason::Forbidden));
+        }
+        let standing = Standing { gate: &self.gate, plans, plan, entry };
+        standing.judge(proven).map_err(|unfit| match unfit {
+            Unfit::Revoked => Failure::Refused(Reason::Revoked),
+            Unfit::Unknown => Failure::Unanswered,
+            Unfit::NotAllowed => Failure::Close(Reason::Forbidden),
+        })?;
+        // What is found out about the login before is about nobody from here on. It
+        // can only have been renewed as the same identity.
+        self.gate.rechecks.leave(entry.id);
+        while !entry.renew(&entry.identity(), proven) {
+            if !entry.state().has_login() {
                 // Too late: it is closing, and the client will hear why.
-                State::Deciding | State::Closing | State::Gone => return Ok(()),
+                return Ok(());
             }
         }
-        // Whoever revoked it in between found a connection that stood on another.
-        match revocations.judge(proven, clock::unix_millis()) {
-            Ok(()) | Err(Reason::VerifierUnavailable) => {}
-            Err(reason) => return Err(Failure::Close(reason)),
-        }
-        judge_again::renewed(&self.gate, plans, &self.entry);
+        standing.settle(proven);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Where a page fetches a ticket: a POST with a cookie or a header that proves
 //! who asks. sockgate answers it itself, CORS (Fetch §3.2) included.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::IpSlot;
-use super::admission::{self, Shown};
+use super::admission::{self, Proven, Shown};
 use super::exchange::Exchange;
 use super::gate::Link;
 use super::rejection::{Body, refusal};
@@ -101,17 +102,18 @@ impl TicketDesk<'_> {
     async fn issued(&mut self, finding: Finding, body: Incoming) -> Result<(Issued, bool), Reason> {
         let exchange = &self.exchange;
         let shown = admission::authenticate(exchange, finding, &mut self.record).await?;
-        let identity = match shown {
-            Shown::Identity(identity) if !identity.is_anonymous() => identity,
+        let Proven { identity, original } = match shown {
+            Shown::Identity(proven) if !proven.identity.is_anonymous() => proven,
             Shown::Identity(_) | Shown::Nothing => return Err(Reason::MissingCredential),
         };
         // In the registry while it is decided, as everybody who is let in.
-        let _admitted = admission::admit(exchange, &identity, Carrier::Http, None)?;
+        let proven = Proven { identity: Arc::clone(&identity), original: None };
+        let _admitted = admission::admit(exchange, proven, Carrier::Http, None)?;
         self.link.permitted();
         let all_read = ignore(body, exchange.plan.limits.header_timeout.0).await;
         let issuer = exchange.plan.tickets.as_ref().and_then(|verifier| verifier.tickets());
         let tickets = issuer.ok_or(Reason::Forbidden)?;
-        let issued = tickets.issue(&identity, clock::unix_now()).await;
+        let issued = tickets.issue(&identity, original, clock::unix_now()).await;
         Ok((issued.map_err(|error| error.reason())?, all_read))
     }
 }

@@ -54,13 +54,14 @@ impl Upgrade<'_> {
     /// Answers the upgrade; what follows the 101 is left on the link.
     pub(super) async fn answer(mut self, finding: Finding) -> Response<Body> {
         let presented = !matches!(finding, Finding::Absent);
-        let identity =
-            match admission::authenticate(&self.exchange, finding, &mut self.record).await {
-                Ok(Shown::Identity(identity)) => identity,
-                Ok(Shown::Nothing) => return self.ask_for_message(),
-                Err(reason) => return self.refuse(reason, presented),
-            };
-        let admitted = match admission::admit(&self.exchange, &identity, Carrier::Socket, None) {
+        let proven = match admission::authenticate(&self.exchange, finding, &mut self.record).await
+        {
+            Ok(Shown::Identity(proven)) => proven,
+            Ok(Shown::Nothing) => return self.ask_for_message(),
+            Err(reason) => return self.refuse(reason, presented),
+        };
+        let identity = Arc::clone(&proven.identity);
+        let admitted = match admission::admit(&self.exchange, proven, Carrier::Socket, None) {
             Ok(admitted) => admitted,
             Err(reason) => return self.refuse(reason, presented),
         };

@@ -33,6 +33,7 @@ pub struct Metrics {
     families: Families,
     auth_duration: HistogramVec,
     key_refreshes: IntCounterVec,
+    rechecks: IntCounterVec,
     revocations: IntCounterVec,
     config_reloads: IntCounterVec,
     config_last_reload_successful: IntGauge,
@@ -92,6 +93,12 @@ impl Metrics {
             "Fetches of the keys of an issuer, by outcome (success, failure).",
             &["verifier", "outcome"],
         )?;
+        let rechecks = counter(
+            &registry,
+            "sockgate_rechecks_total",
+            "Look-ups of logins behind live connections, by outcome (valid, refused, unavailable).",
+            &["verifier", "outcome"],
+        )?;
         let revocations = counter(
             &registry,
             "sockgate_revocations_total",
@@ -122,6 +129,7 @@ impl Metrics {
             families,
             auth_duration,
             key_refreshes,
+            rechecks,
             revocations,
             config_reloads,
             config_last_reload_successful,
@@ -181,6 +189,18 @@ impl Metrics {
     pub fn key_refresh(&self, verifier: &str, succeeded: bool) {
         let outcome = if succeeded { "success" } else { "failure" };
         add(&self.key_refreshes, &[verifier, outcome], 1);
+    }
+
+    /// Shows the rechecks by the verifier `name` before there were any.
+    pub fn expect_rechecks(&self, name: &str) {
+        for outcome in ["valid", "refused", "unavailable"] {
+            add(&self.rechecks, &[name, outcome], 0);
+        }
+    }
+
+    /// A verifier was asked again about a login; `outcome` is one of the three.
+    pub fn recheck(&self, verifier: &str, outcome: &'static str) {
+        add(&self.rechecks, &[verifier, outcome], 1);
     }
 
     /// Shows the revocations from `source` before there were any.
@@ -479,6 +499,7 @@ mod tests {
         route.http_request(&status_label(401, true));
         metrics.auth_duration("app", 0.001);
         metrics.key_refresh("app", true);
+        metrics.recheck("app", "valid");
         metrics.config_reload(false);
         let text = metrics.render().unwrap();
         for line in [
@@ -494,6 +515,7 @@ mod tests {
             "sockgate_http_requests_total{route=\"chat\",status=\"401\"} 1",
             "sockgate_auth_duration_seconds_count{verifier=\"app\"} 1",
             "sockgate_key_refreshes_total{outcome=\"success\",verifier=\"app\"} 1",
+            "sockgate_rechecks_total{outcome=\"valid\",verifier=\"app\"} 1",
             "sockgate_config_reloads_total{outcome=\"failure\"} 1",
             "sockgate_config_last_reload_successful 0",
             concat!("sockgate_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

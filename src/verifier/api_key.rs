@@ -12,7 +12,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 
 use super::config::ApiKeysConfig;
-use super::{Built, Credential, Occasion, Verification, Verifier, VerifyError, timestamp};
+use super::{Built, Credential, Occasion, Recheck, Verification, Verifier, VerifyError, timestamp};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::{Identity, Method, Proof};
@@ -102,6 +102,11 @@ impl Verifier for ApiKeys {
         now: UnixSeconds,
     ) -> Verification<'a> {
         Box::pin(std::future::ready(self.judge(credential, now)))
+    }
+
+    /// A key that has left the file opens nothing, and keeps nothing open.
+    fn recheck(&self) -> Recheck {
+        Recheck::Credential
     }
 }
 

@@ -21,7 +21,9 @@ use super::config::{ClientAuthentication, IntrospectionConfig};
 use super::endpoint::Endpoint;
 use super::jwt::{Audience, Times, is_for_another_use};
 use super::lookup::{Found, Key, Lookups};
-use super::{Built, Credential, Occasion, Unavailable, Verification, Verifier, VerifyError};
+use super::{
+    Built, Credential, Occasion, Recheck, Unavailable, Verification, Verifier, VerifyError,
+};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::fetch::{Answer, Fetch, FetchSettings, Url, form_encoded};
@@ -72,7 +74,7 @@ impl Verifier for Introspection {
     fn verify<'a>(
         &'a self,
         credential: &'a Credential<'a>,
-        _: &'a Occasion<'a>,
+        occasion: &'a Occasion<'a>,
         now: UnixSeconds,
     ) -> Verification<'a> {
         Box::pin(async move {
@@ -87,12 +89,16 @@ impl Verifier for Introspection {
                 let (asker, request) = (Arc::clone(&self.asker), self.asker.question(token));
                 async move { asker.ask(request, now).await }
             };
-            self.lookups.find(Key::of(&[token]), now, ask).await
+            self.lookups.find(Key::of(&[token]), now, occasion.again, ask).await
         })
     }
 
     fn asks(&self) -> bool {
         true
+    }
+
+    fn recheck(&self) -> Recheck {
+        Recheck::Credential
     }
 
     fn is_degraded(&self) -> bool {

@@ -16,8 +16,8 @@
 //! asked than an identity may be remembered under, there are two keys ([`Keys`]).
 //!
 //! What is remembered here is never asked whether it has been revoked: that comes
-//! after the verifier. A recheck has to be a new look-up, and drops what is
-//! remembered under its key first; both are matters of this table alone.
+//! after the verifier. Whoever asks again about a live connection is told nothing
+//! that is remembered, but what is found out then is remembered for everybody.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -122,8 +122,8 @@ impl Lookups {
         self.failing.load(Ordering::Relaxed)
     }
 
-    /// What is known under `keys` at `now`, or what `ask` finds out. `ask` is
-    /// called only if nobody else is asking the same.
+    /// What is known under `keys` at `now`, or what `ask` finds out; `again`, only
+    /// the latter. `ask` is called only if nobody else is asking the same.
     ///
     /// # Errors
     /// What `ask` says; [`Unavailable`] if there are too many look-ups, or if
@@ -132,12 +132,13 @@ impl Lookups {
         &self,
         keys: impl Into<Keys>,
         now: UnixSeconds,
+        again: bool,
         ask: impl FnOnce() -> F,
     ) -> Found
     where
         F: Future<Output = Found> + Send + 'static,
     {
-        let mut answer = match self.known(keys.into(), now) {
+        let mut answer = match self.known(keys.into(), now, again) {
             Known::Answer(found) => return found,
             Known::UnderWay(answer) => answer,
             Known::Nothing(asking) => {
@@ -151,16 +152,10 @@ impl Lookups {
         found.unwrap_or(Err(Unavailable("the look-up broke off").into()))
     }
 
-    fn known(&self, keys: Keys, now: UnixSeconds) -> Known {
+    fn known(&self, keys: Keys, now: UnixSeconds, again: bool) -> Known {
         let mut table = lock(&self.table);
-        let instant = Instant::now();
-        if let Some(reason) = table.refused.find(&keys.question, instant) {
-            return Known::Answer(Err(reason.into()));
-        }
-        if let Some(identity) = table.identified.find(&keys.identity, instant)
-            && identity.deadline().is_none_or(|deadline| deadline > now)
-        {
-            return Known::Answer(Ok(identity));
+        if let Some(found) = table.remembered(&keys, now).filter(|_| !again) {
+            return Known::Answer(found);
         }
         if let Some(answer) = table.under_way.get(&keys.question) {
             return Known::UnderWay(answer.clone());
@@ -178,6 +173,18 @@ impl Lookups {
             answer,
             _place: place,
         })
+    }
+}
+
+impl Table {
+    fn remembered(&self, keys: &Keys, now: UnixSeconds) -> Option<Found> {
+        let instant = Instant::now();
+        if let Some(reason) = self.refused.find(&keys.question, instant) {
+            return Some(Err(reason.into()));
+        }
+        let identity = self.identified.find(&keys.identity, instant)?;
+        let lasts = identity.deadline().is_none_or(|deadline| deadline > now);
+        lasts.then_some(Ok(identity))
     }
 }
 
@@ -217,6 +224,7 @@ impl Asking {
         let mut table = lock(&self.table);
         match found {
             Ok(identity) => {
+                table.refused.forget(&self.keys.question);
                 if !self.cache.is_zero() && identity.claims_text().len() <= CLAIMS {
                     let until = now + self.cache;
                     table.identified.keep(
@@ -228,6 +236,7 @@ impl Asking {
                 }
             }
             Err(VerifyError::Rejected(reason)) => {
+                table.identified.forget(&self.keys.identity);
                 table.refused.keep(self.keys.question, *reason, now + REFUSED, REFUSALS);
             }
             Err(VerifyError::Unavailable(_)) => {}
@@ -257,6 +266,11 @@ impl<T> Default for Memory<T> {
 impl<T: Clone> Memory<T> {
     fn find(&self, key: &Key, now: Instant) -> Option<T> {
         self.entries.get(key).filter(|(_, until)| *until > now).map(|(value, _)| value.clone())
+    }
+
+    /// Its place in the order stays until its time, and counts.
+    fn forget(&mut self, key: &Key) {
+        self.entries.remove(key);
     }
 
     /// Remembers `value`, one of at most `most`, and forgets what has ended.
@@ -341,7 +355,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 found
             };
-            self.lookups.find(keys, now, ask).await.map(|_| ()).map_err(VerifyError::reason)
+            self.lookups.find(keys, now, false, ask).await.map(|_| ()).map_err(VerifyError::reason)
         }
 
         fn asked(&self) -> usize {
@@ -478,7 +492,7 @@ mod tests {
     async fn one_that_hangs_ends_and_gives_its_place_back() {
         let lookups = Lookups::new(Duration::from_secs(3), Duration::ZERO);
         let began = Instant::now();
-        let found = lookups.find(Key::of(&[b"a"]), NOW, std::future::pending).await;
+        let found = lookups.find(Key::of(&[b"a"]), NOW, false, std::future::pending).await;
         assert_eq!(found.err().map(VerifyError::reason), Some(Reason::VerifierUnavailable));
         assert_eq!(began.elapsed().as_secs(), 3);
         tokio::task::yield_now().await;
@@ -490,9 +504,9 @@ mod tests {
     async fn one_that_panics_is_unavailable_and_the_next_one_asks() {
         let lookups = Lookups::new(Duration::from_secs(3), Duration::ZERO);
         let key = Key::of(&[b"a"]);
-        let found = lookups.find(key, NOW, || async { panic!("on purpose") }).await;
+        let found = lookups.find(key, NOW, false, || async { panic!("on purpose") }).await;
         assert_eq!(found.err().map(VerifyError::reason), Some(Reason::VerifierUnavailable));
-        assert!(lookups.find(key, NOW, || async { ada() }).await.is_ok());
+        assert!(lookups.find(key, NOW, false, || async { ada() }).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

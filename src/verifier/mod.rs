@@ -20,6 +20,7 @@ mod kept;
 mod logout;
 mod lookup;
 mod occasion;
+mod original;
 mod session;
 mod ticket;
 mod timestamp;
@@ -37,11 +38,12 @@ pub use self::hash_key::{NoRandomness, generate, hash_entry};
 pub use self::kept::Kept;
 pub use self::logout::{LoggedOut, LoggingOut, Logout, LogoutError};
 pub use self::occasion::{KeptOccasion, Occasion};
+pub use self::original::Original;
 pub use self::session::{
     CookieFormat, CookieFormatConfig, CookieSignatureConfig, DjangoValueConfig, SecretsConfig,
     SessionConfig, SignatureFormat, StoreConfig, ValueConfig, ValueFormat,
 };
-pub use self::ticket::{Issued, Tickets};
+pub use self::ticket::{Issued, Redeemed, Tickets};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::Identity;
@@ -132,6 +134,12 @@ pub trait Verifier: Send + Sync {
         false
     }
 
+    /// What has to be kept of a connection so that it can be asked again whether the
+    /// login behind it still stands. Nothing where a credential says all by itself.
+    fn recheck(&self) -> Recheck {
+        Recheck::Never
+    }
+
     /// Itself, if it issues what it verifies and verifying uses that up. Then it is
     /// asked about upgrades alone, and never for a dry run.
     fn tickets(&self) -> Option<&Tickets> {
@@ -157,6 +165,17 @@ pub trait Verifier: Send + Sync {
     fn is_degraded(&self) -> bool {
         false
     }
+}
+
+/// What a verifier needs to be asked again about a live connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recheck {
+    /// It would only say the same again.
+    Never,
+    /// The credential.
+    Credential,
+    /// The credential, and the request that it came with.
+    Request,
 }
 
 /// A verifier, ready to use.

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 
-use crate::credential::{Place, Scheme};
+use super::original::OwnPlace;
+use crate::credential::Place;
 use crate::handshake::Host;
 
 /// What a verifier is told about the request, besides the credential. All of it
@@ -29,12 +30,15 @@ pub struct Occasion<'a> {
     pub ip: IpAddr,
     /// The headers, without hop-by-hop ones, forgeable ones, and what was cut.
     pub headers: &'a HeaderMap,
+    /// Whether the connection is open, and this asks again: what is remembered of
+    /// an earlier answer does not count.
+    pub again: bool,
 }
 
 /// An occasion that outlives its request, for whoever asks later. Every byte of it
 /// is a copy: what is borrowed of a request keeps all of its head.
 pub struct KeptOccasion {
-    place: KeptPlace,
+    place: OwnPlace,
     method: Method,
     https: bool,
     host: Host,
@@ -42,15 +46,6 @@ pub struct KeptOccasion {
     query: Option<Box<str>>,
     ip: IpAddr,
     headers: HeaderMap,
-}
-
-/// A [`Place`] with a name of its own.
-enum KeptPlace {
-    Cookie(Box<str>),
-    Query(Box<str>),
-    Header(HeaderName, Scheme),
-    Subprotocol,
-    Message,
 }
 
 impl Occasion<'_> {
@@ -62,13 +57,7 @@ impl Occasion<'_> {
     /// The same for later, without the headers.
     pub fn bare(&self) -> KeptOccasion {
         KeptOccasion {
-            place: match self.place {
-                Place::Cookie(name) => KeptPlace::Cookie(name.into()),
-                Place::Query(name) => KeptPlace::Query(name.into()),
-                Place::Header(name, scheme) => KeptPlace::Header(name.clone(), scheme),
-                Place::Subprotocol => KeptPlace::Subprotocol,
-                Place::Message => KeptPlace::Message,
-            },
+            place: OwnPlace::of(self.place),
             method: self.method.clone(),
             https: self.https,
             host: self.host.clone(),
@@ -81,16 +70,10 @@ impl Occasion<'_> {
 }
 
 impl KeptOccasion {
-    /// As verifiers are told.
+    /// As verifiers are told, the first time.
     pub fn lent(&self) -> Occasion<'_> {
         Occasion {
-            place: match &self.place {
-                KeptPlace::Cookie(name) => Place::Cookie(name),
-                KeptPlace::Query(name) => Place::Query(name),
-                KeptPlace::Header(name, scheme) => Place::Header(name, *scheme),
-                KeptPlace::Subprotocol => Place::Subprotocol,
-                KeptPlace::Message => Place::Message,
-            },
+            place: self.place.lent(),
             method: &self.method,
             https: self.https,
             host: &self.host,
@@ -98,6 +81,7 @@ impl KeptOccasion {
             query: self.query.as_deref(),
             ip: self.ip,
             headers: &self.headers,
+            again: false,
         }
     }
 }
@@ -114,6 +98,7 @@ pub(super) use self::tests::Asked;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credential::Scheme;
 
     #[test]
     fn what_is_kept_is_told_as_it_was() {
@@ -172,6 +157,7 @@ mod tests {
                 query: self.query,
                 ip: [192, 0, 2, 7].into(),
                 headers: &self.headers,
+                again: false,
             }
         }
     }

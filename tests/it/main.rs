@@ -22,6 +22,7 @@ mod messages;
 mod oidc;
 mod origins;
 mod protocols;
+mod recheck;
 mod recipes;
 mod refresh;
 mod refusals;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::support::{
-    Frame, Gate, Opcode, Peer, Redis, Request, Socket, Token, Upstream, assert_no_canary, canary,
-    eventually, policy, run, token, unix_now,
+    Frame, Gate, Opcode, Peer, Recipe, Redis, Request, SECRET, Socket, Token, Upstream,
+    assert_no_canary, canary, eventually, policy, run, token, unix_now,
 };
 
 const REFRESH: &str = "refresh: { where: { /type: auth }, token: /token, verifier: app }";
@@ -432,6 +432,29 @@ fn upstream_messages_flow_while_a_refresh_is_judged() {
     assert!(began.elapsed() < Duration::from_millis(900));
     socket.echoes("behind it");
     assert!(began.elapsed() >= Duration::from_millis(900), "in order");
+}
+
+#[test]
+fn the_recipe_for_tokens_works_as_written() {
+    let upstream = Upstream::start();
+    let recipe = Recipe::read("live.md");
+    let gate = recipe.start_in(
+        recipe.directory(),
+        &[("ws://127.0.0.1:3000", &upstream.ws()), ("grace: 20s", "grace: 1s")],
+        &[("JWT_SECRET", SECRET)],
+    );
+    // The leeway of a recipe is the usual one.
+    let ends = unix_now() - 28;
+    let first = Token::of("alice").claim("exp", ends).sign();
+    let open = || Request::upgrade(&format!("/ws?token={first}")).open(gate.address());
+    let (left, mut renewed) = (open(), open());
+    renewed.send(&refresh("garbage"));
+    assert_eq!(renewed.json(), json!({ "error": "Unauthorized", "code": 4001 }));
+    pace();
+    renewed.send(&refresh(&token("alice")));
+    assert_eq!(left.closed().says(), (4002, "Session expired"));
+    renewed.echoes("still here");
+    assert_eq!(upstream.messages(), ["still here"]);
 }
 
 #[test]

@@ -46,14 +46,12 @@ policies:
     credentials:
       - { client_cert: cn, verifier: app }
       - { message: { format: nats }, verifier: app }
-    lifetime: { recheck: 30s }
 routes:
   - { path: /l, policy: deny }
   - { path: /v, policy: m, upstream: { url: 'tcp://a:1', frames: binary } }
   - { path: /w, policy: m, upstream: 'unix:/run/x' }
 ", &[
         "policies.m.credentials[0].client_cert: unknown key \"client_cert\"; this version does not have it yet",
-        "policies.m.lifetime.recheck: unknown key \"recheck\"; this version does not have it yet",
         "routes[1].upstream.frames: unknown key \"frames\"; this version does not have it yet",
         "server.http2: unknown key \"http2\"; this version does not have it yet",
         "server.proxy_protocol: unknown key \"proxy_protocol\"; this version does not have it yet",
@@ -228,7 +226,7 @@ policies:
   n:
     credentials: [{ query: t, verifier: app }]
     lifetime: { refresh: { where: [], verifier: [] } }
-  o: { credentials: [{ query: t, verifier: app }], lifetime: { refresh: { tokn: /t } } }
+  o: { credentials: [{ query: t, verifier: app }], lifetime: { refresh: { tokn: /t }, recheck: 500ms } }
 routes: [{ path: /, policy: m, upstream: 'ws://a' }]
 ", &[
         "policies.n.lifetime.refresh.token: is required",
@@ -238,6 +236,7 @@ routes: [{ path: /, policy: m, upstream: 'ws://a' }]
         "policies.o.lifetime.refresh.verifier: is required",
         "policies.m.lifetime.refresh.verifier[0]: no verifier named \"ap\" (defined: app, t; did you mean \"app\"?)",
         "policies.m.lifetime.refresh.verifier: \"t\" verifies tickets, and a ticket opens one connection: name the verifier of the logins that tickets are fetched with",
+        "policies.o.lifetime.recheck: must be at least 1s, or 0 for never",
         "policies.n.lifetime.refresh.verifier: needs at least one verifier",
     ]),
     ("upstreams", "HEAD

@@ -181,6 +181,9 @@ routes:
     assert_eq!(warned(&refresh("app")), Vec::<String>::new());
     assert_eq!(warned(&refresh("[other, app]")), Vec::<String>::new());
     assert_eq!(warned(&refresh("other")), ["policies.m.lifetime.refresh.verifier"]);
+    let short = warned("{ recheck: 10m }");
+    assert_eq!(short, ["policies.m.lifetime.recheck_stale", "policies.n.lifetime.recheck_stale"]);
+    assert_eq!(warned("{ recheck: 0, recheck_stale: 1s }"), Vec::<String>::new());
     let ignored = warned("{ on_expiry: ignore, grace: 1s }");
     assert_eq!(ignored, ["policies.m.lifetime.grace", "policies.n.lifetime.grace"]);
 }

@@ -20,7 +20,7 @@ use self::answer::Judge;
 use super::config::ForwardAuthConfig;
 use super::endpoint::Endpoint;
 use super::lookup::{Found, Lookups};
-use super::{Built, Credential, Occasion, Unavailable, Verification, Verifier};
+use super::{Built, Credential, Occasion, Recheck, Unavailable, Verification, Verifier};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::expression::Expression;
@@ -64,12 +64,16 @@ impl Verifier for ForwardAuth {
             let keys = question::keys(&request, credential.value, occasion);
             let asker = Arc::clone(&self.asker);
             let ask = || async move { asker.ask(request, now).await };
-            self.lookups.find(keys, now, ask).await
+            self.lookups.find(keys, now, occasion.again, ask).await
         })
     }
 
     fn asks(&self) -> bool {
         true
+    }
+
+    fn recheck(&self) -> Recheck {
+        Recheck::Request
     }
 
     fn has_authorization(&self) -> bool {

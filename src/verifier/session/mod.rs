@@ -40,7 +40,7 @@ use self::signed::flask::Flask;
 use self::signed::keygrip::Keygrip;
 use self::store::{Record, Store};
 use super::lookup::{Key, Lookups};
-use super::{Credential, Occasion, Verification, Verifier, VerifyError, timestamp};
+use super::{Credential, Occasion, Recheck, Verification, Verifier, VerifyError, timestamp};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::credential::Place;
@@ -116,7 +116,9 @@ impl Session {
         now: UnixSeconds,
     ) -> Result<Arc<Identity>, VerifyError> {
         match &self.source {
-            Source::Stored(stored) => self.look_up(stored, credential.value, now).await,
+            Source::Stored(stored) => {
+                self.look_up(stored, credential.value, occasion.again, now).await
+            }
             Source::Cookie(format) => {
                 let (session, max_age) = format.unsign(credential.value, occasion)?;
                 format.refuse_the_future(&session, now)?;
@@ -134,6 +136,7 @@ impl Session {
         &self,
         stored: &Stored,
         credential: &[u8],
+        again: bool,
         now: UnixSeconds,
     ) -> Result<Arc<Identity>, VerifyError> {
         let key = stored.key(credential)?;
@@ -155,7 +158,7 @@ impl Session {
             }
             rules.judge(Found { value, bytes, ends, id: Some(id.unwrap_or(inner)) }, now)
         };
-        stored.lookups.find(place, now, look_up).await
+        stored.lookups.find(place, now, again, look_up).await
     }
 }
 
@@ -334,6 +337,14 @@ impl Verifier for Session {
 
     fn asks(&self) -> bool {
         matches!(self.source, Source::Stored(_))
+    }
+
+    /// What a cookie holds is no different the second time.
+    fn recheck(&self) -> Recheck {
+        match self.source {
+            Source::Stored(_) => Recheck::Credential,
+            Source::Cookie(_) => Recheck::Never,
+        }
     }
 
     fn is_degraded(&self) -> bool {

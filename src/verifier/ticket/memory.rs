@@ -1,15 +1,14 @@
 //! Tickets that only this process knows; a restart forgets them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::super::Unavailable;
-use super::MOST_PER_HOLDER;
 use super::sealed::{Holder, Id};
-use crate::identity::Identity;
+use super::{MOST_PER_HOLDER, Redeemed};
 
 /// How many tickets are open at most: more than are fetched within a `ttl`.
 const MOST: usize = 100_000;
@@ -28,7 +27,7 @@ struct Table {
 }
 
 struct Open {
-    identity: Arc<Identity>,
+    redeemed: Redeemed,
     holder: Holder,
     until: Instant,
 }
@@ -46,7 +45,7 @@ impl Memory {
         &self,
         id: Id,
         holder: Holder,
-        identity: Arc<Identity>,
+        redeemed: Redeemed,
         open: Duration,
         now: Instant,
     ) -> Result<(), Unavailable> {
@@ -61,15 +60,15 @@ impl Memory {
             return Err(Unavailable("too many open tickets"));
         }
         table.holders.entry(holder).or_default().push_back(id);
-        table.open.insert(id, Open { identity, holder, until: now + open });
+        table.open.insert(id, Open { redeemed, holder, until: now + open });
         Ok(())
     }
 
     /// Takes a ticket out: nobody gets it again.
-    pub(super) fn take(&self, id: &Id, now: Instant) -> Option<Arc<Identity>> {
+    pub(super) fn take(&self, id: &Id, now: Instant) -> Option<Redeemed> {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let open = table.remove(id)?;
-        (open.until > now).then_some(open.identity)
+        (open.until > now).then_some(open.redeemed)
     }
 }
 

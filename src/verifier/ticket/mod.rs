@@ -9,11 +9,11 @@
 //! here and nothing coalesced, unlike before other verifiers with a network.
 //!
 //! What revocation goes by (subject, session, token id, time of issue) is part of
-//! the identity and comes along. The credential that the ticket was issued for is
-//! not kept. To recheck the connection with it, it would have to go into what is
-//! sealed, with its verifier and the place that it stood in: there it is as safe
-//! as the identity. That verifier is then looked up by `Identity::verifier`; the
-//! verifier of the tickets has nothing more to say about the connection.
+//! the identity and comes along. So does the credential that the ticket was fetched
+//! with, if its verifier can be asked again (`Recheck`): the connection is rechecked
+//! as if it had been shown itself. In Redis it is in what is sealed, as safe as the
+//! identity: only the ticket opens that, and Redis does not know it. The verifier of
+//! the tickets has nothing more to say about the connection.
 
 mod memory;
 mod sealed;
@@ -30,7 +30,9 @@ use self::sealed::{Holder, Ticket};
 use self::shared::Shared;
 use super::config::{MEMORY, TicketConfig};
 use super::lookup::IN_FLIGHT;
-use super::{Built, Credential, Occasion, Unavailable, Verification, Verifier, VerifyError};
+use super::{
+    Built, Credential, Occasion, Original, Unavailable, Verification, Verifier, VerifyError,
+};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::identity::Identity;
@@ -61,15 +63,25 @@ pub struct Issued {
     pub expires_in: i64,
 }
 
+/// What a ticket stands for. Has no `Debug`: it holds a secret.
+pub struct Redeemed {
+    /// Whoever fetched it.
+    pub identity: Arc<Identity>,
+    /// What it was fetched with, if its verifier can be asked again.
+    pub original: Option<Original>,
+}
+
 impl Tickets {
     /// A new ticket for `identity`, which is proven at `now`. It is open no longer
-    /// than the identity is valid.
+    /// than the identity is valid. `original` is what proved it, if the connection
+    /// is to be rechecked by that.
     ///
     /// # Errors
     /// Expired, or that the store cannot take it.
     pub async fn issue(
         &self,
         identity: &Arc<Identity>,
+        original: Option<Original>,
         now: UnixSeconds,
     ) -> Result<Issued, VerifyError> {
         let whole = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
@@ -81,35 +93,40 @@ impl Tickets {
         };
         let ticket = Ticket::fresh().ok_or(Unavailable("the system gives no random bytes"))?;
         let holder = Holder::of(identity);
+        let redeemed = Redeemed { identity: Arc::clone(identity), original };
         match &self.store {
             Store::Memory(memory) => {
-                memory.put(ticket.id(), holder, Arc::clone(identity), open, Instant::now())?;
+                memory.put(ticket.id(), holder, redeemed, open, Instant::now())?;
             }
             Store::Shared(shared, places) => {
                 let _place = places.try_acquire().map_err(|_| CROWDED)?;
-                shared.put(&ticket, &holder, identity, open).await?;
+                shared.put(&ticket, &holder, &redeemed, open).await?;
             }
         }
         Ok(Issued { ticket: ticket.text(), expires_in })
     }
 
-    async fn redeem(
+    /// What the ticket stands for; it stands for nothing from now on.
+    ///
+    /// # Errors
+    /// That it is none, or none any more; that the store cannot tell.
+    pub async fn redeem(
         &self,
         credential: &Credential<'_>,
         now: UnixSeconds,
-    ) -> Result<Arc<Identity>, VerifyError> {
+    ) -> Result<Redeemed, VerifyError> {
         let ticket = Ticket::read(credential.value).ok_or(Reason::InvalidCredential)?;
-        let identity = match &self.store {
+        let redeemed = match &self.store {
             Store::Memory(memory) => memory.take(&ticket.id(), Instant::now()),
             Store::Shared(shared, places) => {
                 let _place = places.try_acquire().map_err(|_| CROWDED)?;
                 shared.take(&ticket).await?
             }
         };
-        let identity = identity.ok_or(Reason::InvalidCredential)?;
-        match identity.deadline() {
+        let redeemed = redeemed.ok_or(Reason::InvalidCredential)?;
+        match redeemed.identity.deadline() {
             Some(deadline) if deadline <= now => Err(Reason::Expired.into()),
-            Some(_) | None => Ok(identity),
+            Some(_) | None => Ok(redeemed),
         }
     }
 }
@@ -131,7 +148,7 @@ impl Verifier for Tickets {
         _: &'a Occasion<'a>,
         now: UnixSeconds,
     ) -> Verification<'a> {
-        Box::pin(self.redeem(credential, now))
+        Box::pin(async move { self.redeem(credential, now).await.map(|one| one.identity) })
     }
 
     fn asks(&self) -> bool {

@@ -13,7 +13,10 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize as _;
 
+use super::super::original::WrittenOriginal;
+use super::Redeemed;
 use crate::clock::UnixSeconds;
 use crate::identity::{Identity, Method, Proof};
 
@@ -61,22 +64,28 @@ impl Ticket {
         Id(self.derive("sockgate ticket: id"))
     }
 
-    /// `identity` for the store of the verifier `name`; none if it cannot be
+    /// `redeemed` for the store of the verifier `name`; none if it cannot be
     /// sealed.
-    pub(super) fn seal(&self, name: &str, identity: &Identity) -> Option<Vec<u8>> {
-        let mut text = serde_json::to_vec(&Written::of(identity)).ok()?;
+    pub(super) fn seal(&self, name: &str, redeemed: &Redeemed) -> Option<Vec<u8>> {
+        let mut text = serde_json::to_vec(&Written::of(redeemed)).ok()?;
         self.key()?
             .seal_in_place_append_tag(nonce(), Aad::from(name.as_bytes()), &mut text)
             .ok()?;
         Some(text)
     }
 
-    /// The identity that [`Ticket::seal`] sealed for the verifier `name`.
-    pub(super) fn open(&self, name: &str, mut sealed: Vec<u8>) -> Option<Arc<Identity>> {
+    /// What [`Ticket::seal`] sealed for the verifier `name`.
+    pub(super) fn open(&self, name: &str, mut sealed: Vec<u8>) -> Option<Redeemed> {
         let key = self.key()?;
         let text = key.open_in_place(nonce(), Aad::from(name.as_bytes()), &mut sealed).ok()?;
-        let written: Written = serde_json::from_slice(text).ok()?;
-        Identity::proven(written.proof()).ok().map(Arc::new)
+        let mut written: Written = serde_json::from_slice(text).ok()?;
+        let original = match written.original.take() {
+            Some(original) => Some(original.read()?),
+            None => None,
+        };
+        text.zeroize();
+        let identity = Arc::new(Identity::proven(written.proof()).ok()?);
+        Some(Redeemed { identity, original })
     }
 
     fn key(&self) -> Option<LessSafeKey> {
@@ -129,7 +138,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// An identity as it is sealed: everything that it is made of.
+/// A ticket's worth as it is sealed: everything that the identity is made of, and
+/// the credential that proved it.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -143,10 +153,13 @@ struct Written {
     expires: Option<UnixSeconds>,
     leeway: u32,
     claims: Box<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    original: Option<WrittenOriginal>,
 }
 
 impl Written {
-    fn of(identity: &Identity) -> Written {
+    fn of(redeemed: &Redeemed) -> Written {
+        let identity = &redeemed.identity;
         Written {
             subject: identity.subject().to_owned(),
             method: identity.kind(),
@@ -158,6 +171,7 @@ impl Written {
             expires: identity.expires(),
             leeway: identity.leeway(),
             claims: identity.claims_text().into(),
+            original: redeemed.original.as_ref().map(WrittenOriginal::of),
         }
     }
 
@@ -180,9 +194,11 @@ impl Written {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credential::Place;
+    use crate::verifier::{Credential, Original};
 
-    fn alice() -> Identity {
-        Identity::proven(Proof {
+    fn alice() -> Redeemed {
+        let identity = Identity::proven(Proof {
             subject: "alice".into(),
             method: Method::ApiKeys,
             verifier: "app".into(),
@@ -193,9 +209,12 @@ mod tests {
             expires: Some(1_900_000_000),
             leeway: 17,
             claims: r#"{"name":"Alice","roles":["a"]}"#.into(),
-        })
-        .ok()
-        .unwrap()
+        });
+        let credential = Credential { value: b"canary-cookie", basic: false };
+        Redeemed {
+            identity: Arc::new(identity.ok().unwrap()),
+            original: Some(Original::of(&credential, Place::Cookie("sid"))),
+        }
     }
 
     #[test]
@@ -204,7 +223,14 @@ mod tests {
         let sealed = ticket.seal("tickets", &alice()).unwrap();
         assert!(!sealed.windows(5).any(|piece| piece == b"alice" || piece == b"canar"));
         let back = Ticket::read(ticket.text().as_bytes()).unwrap().open("tickets", sealed);
-        assert!(*back.unwrap() == alice());
+        let back = back.unwrap();
+        assert!(*back.identity == *alice().identity);
+        let original = back.original.unwrap();
+        assert_eq!(original.credential().value, b"canary-cookie");
+        assert_eq!(original.place(), Place::Cookie("sid"));
+        let bare = Redeemed { original: None, ..alice() };
+        let sealed = ticket.seal("tickets", &bare).unwrap();
+        assert!(ticket.open("tickets", sealed).unwrap().original.is_none());
     }
 
     #[test]

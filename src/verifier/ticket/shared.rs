@@ -5,15 +5,13 @@
 //! its steps; redeeming is one GETDEL.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::super::config::TicketConfig;
 use super::super::{Unavailable, VerifyError};
-use super::MOST_PER_HOLDER;
 use super::sealed::{Holder, Ticket};
-use crate::identity::Identity;
+use super::{MOST_PER_HOLDER, Redeemed};
 use crate::problem::Problem;
 use crate::redis::{Options, Redis, RedisError, Value, pipe};
 use crate::secret::Secret;
@@ -71,10 +69,10 @@ impl Shared {
         &self,
         ticket: &Ticket,
         holder: &Holder,
-        identity: &Identity,
+        redeemed: &Redeemed,
         open: Duration,
     ) -> Result<(), VerifyError> {
-        let sealed = ticket.seal(&self.name, identity).filter(|sealed| sealed.len() <= SEALED);
+        let sealed = ticket.seal(&self.name, redeemed).filter(|sealed| sealed.len() <= SEALED);
         let sealed = sealed.ok_or(Unavailable("the identity is too large for a ticket"))?;
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let mut issue = pipe();
@@ -93,7 +91,7 @@ impl Shared {
     }
 
     /// Takes a ticket out: nobody gets it again.
-    pub(super) async fn take(&self, ticket: &Ticket) -> Result<Option<Arc<Identity>>, VerifyError> {
+    pub(super) async fn take(&self, ticket: &Ticket) -> Result<Option<Redeemed>, VerifyError> {
         let mut take = pipe();
         take.cmd("GETDEL").arg(self.key(ticket));
         // Once: sent again after a connection broke, it would find nothing where

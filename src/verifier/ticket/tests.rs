@@ -74,7 +74,7 @@ async fn tickets_in_either_store_pass_the_contract_of_verifiers() {
     for store in ["memory".to_owned(), server.url()] {
         let verifier = tickets(json!({ "store": store }));
         let ended = identity("canary-subject", Some(NOW - 5));
-        let ended = verifier.tickets().unwrap().issue(&ended, NOW - 10).await;
+        let ended = verifier.tickets().unwrap().issue(&ended, None, NOW - 10).await;
         contract::holds_once(contract::Sample {
             now: NOW,
             valid: issue(&verifier, "alice").await.into(),
@@ -99,7 +99,7 @@ async fn whatever_is_wrong_with_a_store_is_no_verdict_on_the_ticket() {
 }
 
 async fn issue(verifier: &Arc<dyn Verifier>, subject: &str) -> String {
-    let issued = verifier.tickets().unwrap().issue(&identity(subject, None), NOW).await;
+    let issued = verifier.tickets().unwrap().issue(&identity(subject, None), None, NOW).await;
     issued.ok().unwrap().ticket
 }
 
@@ -183,11 +183,11 @@ async fn a_ticket_ends_with_the_login() {
     let verifier = tickets(json!({ "ttl": "30s" }));
     let tickets = verifier.tickets().unwrap();
     let soon = identity("alice", Some(NOW + 2));
-    let issued = tickets.issue(&soon, NOW).await.ok().unwrap();
+    let issued = tickets.issue(&soon, None, NOW).await.ok().unwrap();
     assert_eq!(issued.expires_in, 7, "until the leeway ends");
     let late = show(&verifier, issued.ticket.as_bytes(), NOW + 7).await;
     assert_eq!(late.err().unwrap().reason(), Reason::Expired);
-    let ended = tickets.issue(&identity("alice", Some(NOW - 5)), NOW).await;
+    let ended = tickets.issue(&identity("alice", Some(NOW - 5)), None, NOW).await;
     assert_eq!(ended.err().unwrap().reason(), Reason::Expired);
 }
 
@@ -216,7 +216,7 @@ async fn what_has_ended_counts_no_more() {
     let long = issue(&verifier, "alice").await;
     let soon = identity("alice", Some(NOW - 3));
     for _ in 0..9 {
-        assert!(verifier.tickets().unwrap().issue(&soon, NOW).await.is_ok());
+        assert!(verifier.tickets().unwrap().issue(&soon, None, NOW).await.is_ok());
     }
     tokio::time::advance(Duration::from_secs(3)).await;
     issue(&verifier, "alice").await;
@@ -277,7 +277,7 @@ async fn a_store_that_cannot_be_reached_is_unavailable_and_bounded() {
         let verifier = tickets(json!({ "store": url, "timeout": "200ms" }));
         assert!(verifier.asks());
         let began = Instant::now();
-        let issued = verifier.tickets().unwrap().issue(&identity("alice", None), NOW).await;
+        let issued = verifier.tickets().unwrap().issue(&identity("alice", None), None, NOW).await;
         assert_eq!(issued.err().unwrap().reason(), Reason::VerifierUnavailable);
         let ticket = Ticket::fresh().unwrap().text();
         assert_eq!(reason(&verifier, ticket.as_bytes()).await, Reason::VerifierUnavailable);
