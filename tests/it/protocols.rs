@@ -61,6 +61,7 @@ fn play_by(interpreter: &str, protocol: &str, cases: usize) {
 
 #[test]
 fn every_example_is_accepted_as_written() {
+    let page = std::fs::read_to_string(examples().join("../../docs/protocols.md")).expect("a page");
     let mut count = 0;
     for entry in std::fs::read_dir(examples()).expect("examples") {
         let path = entry.expect("an entry").path();
@@ -68,6 +69,8 @@ fn every_example_is_accepted_as_written() {
             run(&["check", "--config", path.to_str().expect("UTF-8")], &[("JWT_SECRET", SECRET)]);
         assert_eq!(outcome.code, 0, "{}: {}", path.display(), outcome.stderr);
         assert_eq!(outcome.stderr, "", "{}", path.display());
+        let name = path.file_name().expect("a name").to_string_lossy();
+        assert!(page.contains(&format!("(../config/examples/{name})")), "{name} is not linked");
         count += 1;
     }
     assert!(count >= 10, "only {count} examples");

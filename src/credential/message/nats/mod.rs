@@ -199,6 +199,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_panics() {
+        let nats = nats();
+        let whole = b"CONNECT \t{\"pass\":\"t\",\"user\":null}\r\nPUB a 1\r\nx\r\n";
+        for index in 0..whole.len() {
+            for byte in [0, b' ', b'\r', b'\n', b'{', b'"', 0xff] {
+                let mut other = whole.to_vec();
+                other[index] = byte;
+                let _ = nats.read(&other, false);
+                let _ = Commands::default().is_broken_by(&other);
+            }
+        }
+    }
+
+    #[test]
     fn refusals_are_those_of_the_server_unless_it_is_not_the_logins_fault() {
         let said = refusal(Reason::Expired);
         assert_eq!(said.code, Some(1008));
