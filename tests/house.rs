@@ -23,6 +23,9 @@ const IMPURE: &[&str] =
 const PRINTING: &[&str] = &["cli", "main", "telemetry"];
 /// Who may make an `Identity`.
 const PROVING: &[&str] = &["verifier", "identity"];
+/// Who may let an upstream speak before there is a permit: a route's plan, from its
+/// compiled policy.
+const PREVIEWING: &[&str] = &["policy", "pipeline/plan.rs", "pipeline/build.rs"];
 /// Names that say nothing about what is in a room.
 const NAMELESS: &[&str] =
     &["util", "utils", "helper", "helpers", "common", "misc", "types", "manager"];
@@ -107,6 +110,17 @@ fn only_a_verifier_makes_an_identity() {
             .map(|file| file.path.clone())
             .collect(),
     );
+}
+
+#[test]
+fn only_a_routes_plan_makes_previews() {
+    let sources = sources();
+    assert!(
+        sources.iter().any(|file| file.code.contains("pub struct Previews")),
+        "Previews is gone"
+    );
+    let naming = sources.iter().filter(|file| !file.mentions(&["Previews"]).is_empty());
+    none(naming.filter(|file| !file.is_in(PREVIEWING)).map(|file| file.path.clone()).collect());
 }
 
 #[test]

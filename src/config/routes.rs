@@ -7,6 +7,7 @@ use super::address::{Address, Endpoint};
 use super::check::{BUILT_IN, Findings, defined, route_limits};
 use super::file::{FileConfig, RouteConfig};
 use super::{logouts, tickets};
+use crate::credential::CredentialConfig;
 use crate::problem::Problem;
 use crate::upstream::{UpstreamConfig, UpstreamTlsConfig};
 
@@ -84,10 +85,19 @@ fn policy(
         let message = format!("no policy named \"{}\" {defined}", route.policy);
         findings.problem(format!("{path}.policy"), message);
     }
-    let by_message = file
-        .policies
-        .get(&route.policy)
-        .is_some_and(|policy| policy.credentials.iter().any(|one| one.message.is_some()));
+    let credentials = file.policies.get(&route.policy).map(|policy| &policy.credentials);
+    let message = credentials.and_then(|all| all.iter().find(|one| one.message.is_some()));
+    let by_message = message.is_some();
+    let identity = route.identity.as_ref().unwrap_or(&file.identity);
+    let told = !identity.headers.is_empty() || identity.assertion.is_some();
+    if route.upstream.is_some() && told && message.is_some_and(CredentialConfig::dials_first) {
+        findings.warning(
+            path,
+            "its upstream is dialled before the login message (`dial: first`), when no identity \
+             headers can be sent: tell it in the login with `forward: { rewrite: … }`, and write \
+             `identity: { headers: {} }` here",
+        );
+    }
     if !route.subprotocols.is_empty() && access != Access::Unknown && !by_message {
         findings.warning(
             format!("{path}.subprotocols"),

@@ -156,9 +156,6 @@ fn told(path: &KeyPath, kind: &FaultKind) -> (KeyPath, String) {
             };
             format!("expected {wanted}, found {found}{quote}")
         }
-        FaultKind::UnknownVariant(word, _) if is_later_word(path, word) => {
-            format!("unknown value \"{word}\"; this version does not have it yet")
-        }
         FaultKind::UnknownVariant(word, known) => {
             format!("expected {}{}", one_of(known), suggestion(word, known.iter().copied()))
         }
@@ -205,17 +202,9 @@ const PROCESS_LIMITS: [&str; 4] =
 const LATER: &[(&str, &[&str])] = &[
     ("server", &["http2", "proxy_protocol"]),
     ("server.tls", &["client_ca", "client_crl", "client_cert_required"]),
-    ("policies.*.credentials.[]", &["client_cert", "dial"]),
-    ("policies.*.credentials.[].message", &["dial"]),
-    ("policies.*", &["dial"]),
-    ("routes.[]", &["dial"]),
-    ("routes.[].upstream", &["frames", "proxy_protocol", "preamble", "dial"]),
+    ("policies.*.credentials.[]", &["client_cert"]),
+    ("routes.[].upstream", &["frames", "proxy_protocol", "preamble"]),
 ];
-
-fn is_later_word(path: &KeyPath, word: &str) -> bool {
-    const FORMATS: [&str; 2] = ["nats", "socketio"];
-    path.matches("policies.*.credentials.[].message.format") && FORMATS.contains(&word)
-}
 
 const NETWORK: &str = "a network such as 10.0.0.0/8 or 10.1.2.3/32";
 

@@ -128,7 +128,7 @@ fn source(written: &CredentialConfig, index: usize, problems: &mut Vec<Problem>)
             .then(|| Source::Pair(PairSource::new(marker, encoding)));
     }
     let message = written.message.as_ref()?;
-    match MessageSource::compile(message, written.forward.as_ref(), index) {
+    match MessageSource::compile(message, written.forward.as_ref(), written.dials_first(), index) {
         Ok(message) => Some(Source::Message(Box::new(message))),
         Err(found) => {
             problems.extend(found);
@@ -167,6 +167,9 @@ fn options(written: &CredentialConfig, problems: &mut Vec<Problem>) {
     }
     if written.verifier.0.is_empty() {
         problems.push(Problem::new("verifier", "name at least one verifier"));
+    }
+    if written.dial.is_some() && written.message.is_none() {
+        problems.push(Problem::new("dial", "belongs to `message` only"));
     }
     if written.message.is_none() {
         match written.forward {
@@ -251,6 +254,7 @@ mod tests {
             |key: &str, value| problem(json!({ "cookie": "a", "verifier": "v", key: value }));
         assert!(cookie("scheme", json!("Bearer")).starts_with("[0].scheme"));
         assert!(cookie("encoding", json!("base64url")).starts_with("[0].encoding"));
+        assert!(cookie("dial", json!("first")).starts_with("[0].dial"));
         assert!(cookie("forward", json!("strip")).starts_with("[0].forward"));
         assert!(cookie("forward", json!({ "rewrite": "x" })).starts_with("[0].forward"));
         assert!(problem(json!({ "cookie": "a", "verifier": [] })).starts_with("[0].verifier"));

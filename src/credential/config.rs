@@ -43,9 +43,23 @@ pub struct CredentialConfig {
     /// Whether the credential is passed on: `false`, `true`; for messages also `strip` and `{rewrite: CEL}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<ForwardConfig>,
+    /// With `message`: whether the upstream is dialled after the login or before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dial: Option<DialConfig>,
 }
 
 impl CredentialConfig {
+    /// Whether the upstream of this login message is dialled before the login.
+    pub fn dials_first(&self) -> bool {
+        let server_first = |message: &MessageConfig| {
+            matches!(message.format, MessageFormat::Nats | MessageFormat::Socketio)
+        };
+        match self.dial {
+            Some(dial) => dial == DialConfig::First,
+            None => self.message.as_ref().is_some_and(server_first),
+        }
+    }
+
     /// Whether a verifier that passes the credential on sends it as `Authorization`.
     pub fn is_for_authorization(&self) -> bool {
         self.subprotocol.is_some()
@@ -112,6 +126,20 @@ pub enum MessageFormat {
     Phoenix,
     /// The `connect` command of Centrifugo.
     Centrifuge,
+    /// CONNECT of a NATS client.
+    Nats,
+    /// CONNECT of Socket.IO, in a message of Engine.IO: `40{…}`.
+    Socketio,
+}
+
+/// `dial`: when the upstream of a login message is dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DialConfig {
+    /// Once the client has logged in.
+    AfterAuth,
+    /// At once, since it speaks first; it is not spoken to before the login.
+    First,
 }
 
 /// `forward`: what becomes of the credential.

@@ -18,8 +18,8 @@ use std::borrow::Cow;
 use http::header::{HeaderMap, HeaderName};
 
 pub use self::config::{
-    CredentialConfig, Encoding, ForwardConfig, ForwardWord, MessageConfig, MessageFormat,
-    RewriteConfig, Scheme,
+    CredentialConfig, DialConfig, Encoding, ForwardConfig, ForwardWord, MessageConfig,
+    MessageFormat, RewriteConfig, Scheme,
 };
 use self::cookie::CookieSource;
 use self::header::HeaderSource;

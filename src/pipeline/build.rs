@@ -17,7 +17,7 @@ use crate::credential::{RefreshMessage, Sources};
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{self, Assertion, IdentityConfig, IdentityHeaders, Spoofed};
-use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, RateLimiter, Rule};
+use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, Previews, RateLimiter, Rule};
 use crate::problem::Problem;
 use crate::revocation::Terms;
 use crate::route::{RoutePattern, Router};
@@ -320,6 +320,13 @@ impl Builder<'_> {
         Some(kept.unwrap_or_else(|| Arc::new(RateLimiter::new(per_second))))
     }
 
+    /// The previews that the route had, or new ones, where its upstream speaks first.
+    fn previews(&self, route: &str, access: &Access) -> Option<Arc<Previews>> {
+        access.sources.message().filter(|source| source.dials_first())?;
+        let before = self.before.and_then(|plans| plans.named(route)?.previews.clone());
+        Some(before.unwrap_or_default())
+    }
+
     /// The upstream that the route had, with the connections that it keeps open,
     /// or a new one if any were made in another way now.
     fn upstream(&self, route: &str, endpoint: Endpoint, timeout: Duration) -> Arc<Upstream> {
@@ -400,6 +407,7 @@ impl Builder<'_> {
             subprotocols: config.subprotocols.clone(),
             live,
             metrics: route_metrics,
+            previews: self.previews(&name, access),
             rate: self.rate(&name, limits.handshakes_per_ip),
             own_codes,
             limits,

@@ -20,7 +20,7 @@ use crate::credential::{Finding, Offered, Place};
 use crate::expression::{Expression, Variables};
 use crate::handshake::{Client, Host, Kind, Opening};
 use crate::identity::Identity;
-use crate::policy::OwnOrigin;
+use crate::policy::{OwnOrigin, Preview};
 use crate::upstream::strip_hop_by_hop;
 use crate::verifier::Occasion;
 
@@ -75,9 +75,22 @@ impl Exchange {
 
     /// Whether `Origin` is one that the policy allows.
     pub(super) fn origin_allowed(&self) -> bool {
-        let own =
-            OwnOrigin { host: &self.host.name, port: self.host.port, https: self.client.https };
-        self.plan.access.origins.allows(&self.opening.headers, &own)
+        self.plan.access.origins.allows(&self.opening.headers, &self.own_origin())
+    }
+
+    /// Lets the client hear what its upstream says before there is a login, where the
+    /// policy wants that.
+    ///
+    /// # Errors
+    /// As [`Previews::open`](crate::policy::Previews::open).
+    pub(super) fn preview(&self) -> Result<Option<Preview>, Reason> {
+        let Some(previews) = &self.plan.previews else { return Ok(None) };
+        let origins = &self.plan.access.origins;
+        previews.open(origins, &self.opening.headers, &self.own_origin()).map(Some)
+    }
+
+    fn own_origin(&self) -> OwnOrigin<'_> {
+        OwnOrigin { host: &self.host.name, port: self.host.port, https: self.client.https }
     }
 
     /// Whether this is a CORS preflight (Fetch §3.2.2).

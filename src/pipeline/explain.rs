@@ -241,6 +241,7 @@ async fn narrate(
         }
     };
     let (identity, message) = asked;
+    let preview = message.is_some() && plan.previews.is_some();
     let nothing = Rule::default();
     let rule = if exchange.is_preflight() { &nothing } else { &plan.access.rule };
     let mut variables = exchange.variables(Some(&identity), |name| rule.uses(name));
@@ -258,8 +259,15 @@ async fn narrate(
             .say("verdict", format_args!("admit: a ticket of {} (none is issued)", issuer.name()));
         return Ok(());
     }
-    let headers = exchange.upstream_headers(&identity).map_err(readable)?;
+    let headers = match preview {
+        true => exchange.upstream_headers(&Identity::anonymous()),
+        false => exchange.upstream_headers(&identity),
+    };
+    let headers = headers.map_err(readable)?;
     narrator.say("verdict", "admit");
+    if preview {
+        narrator.say("dial", "first: the upstream has spoken before the login, unidentified");
+    }
     let again = plans.verifiers.get(&**identity.verifier()).map(|kept| &kept.built.verifier);
     if again.is_some_and(|verifier| verifier.recheck() != Recheck::Never)
         && !plan.live.recheck.is_zero()
@@ -322,6 +330,7 @@ fn show(
     match (access.sources.message().filter(|_| is_upgrade), message) {
         (Some(source), Some(message)) => {
             let most = exchange.plan.limits.auth_message_bytes.0 as usize;
+            let message = source.completed(message);
             let read = source.read(&mut Progress::default(), message.as_bytes(), true, most)?;
             let LoginMessage { token, parsed, .. } = read.ok_or(Reason::MalformedCredential)?;
             let value = token.ok_or(Reason::MissingCredential)?;

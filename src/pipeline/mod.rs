@@ -10,6 +10,7 @@ mod explain;
 mod gate;
 mod judge_again;
 mod login;
+mod login_again;
 mod logout_desk;
 mod plain;
 mod plan;

@@ -13,7 +13,7 @@ use crate::credential::{RefreshMessage, Sources};
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{Assertion, IdentityHeaders, Spoofed};
-use crate::policy::{LimitsConfig, Origins, RateLimiter, Reject, Rule};
+use crate::policy::{LimitsConfig, Origins, Previews, RateLimiter, Reject, Rule};
 use crate::relay::frame::{Opcode, encode_frame};
 use crate::revocation::Terms;
 use crate::route::Router;
@@ -63,6 +63,8 @@ pub struct Plan {
     pub assertion: Option<Arc<Assertion>>,
     /// With message authentication: what may be accepted before the upstream is asked.
     pub subprotocols: Vec<String>,
+    /// With `dial: first`: who may hear the upstream before logging in.
+    pub previews: Option<Arc<Previews>>,
     /// The limits of this route.
     pub limits: LimitsConfig,
     /// The limits of its live connections.

@@ -1,6 +1,7 @@
 //! The way of an upgrade whose head holds the credential: decide, dial, and only
 //! after the upstream's valid 101 tell the client 101 (RFC 6455 §4.2.2).
 
+use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +18,8 @@ use super::admission::{self, Admitted, Shown};
 use super::after::{After, Task};
 use super::exchange::Exchange;
 use super::gate::Link;
-use super::login::{Login, LoginTap};
+use super::login::Login;
+use super::login_again::LoginTap;
 use super::plain::{Live, StreamedBody};
 use super::plan::text_frame;
 use super::rejection::{Body, refusal};
@@ -28,11 +30,13 @@ use crate::credential::{Finding, Progress};
 use crate::expression::Variables;
 use crate::handshake::{Kind, accept_for, tokens};
 use crate::identity::Identity;
-use crate::policy::Reject;
+use crate::policy::{Preview, Reject};
 use crate::relay::RelaySettings;
 use crate::relay::frame::Extensions;
 use crate::telemetry::Record;
-use crate::upstream::{UpgradeError, UpgradeRequest, Upgraded, connect, strip_hop_by_hop};
+use crate::upstream::{
+    Endpoint, Previewed, UpgradeError, UpgradeRequest, Upgraded, connect, preview, strip_hop_by_hop,
+};
 
 /// An upgrade on its way.
 pub(super) struct Upgrade<'a> {
@@ -95,7 +99,9 @@ impl Upgrade<'_> {
         }
         let response = self.switching(headers);
         let Upgrade { link, exchange, record, ip_slot } = self;
-        let tap = LoginTap::for_second_logins(&exchange, identity, None);
+        let spoken = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
+        let spoken = spoken.and_then(|spoken| spoken.to_str().ok());
+        let tap = LoginTap::for_second_logins(&exchange, identity, None, spoken);
         let session = Session::new(exchange, record, admitted.place, ip_slot, settings, tap);
         link.leave(After::new(Task::Relay { session, upstream: stream, ahead }));
         response
@@ -103,6 +109,13 @@ impl Upgrade<'_> {
 
     /// Upgrades first, without extensions, to read the first message.
     fn ask_for_message(mut self) -> Response<Body> {
+        let preview = match self.exchange.preview() {
+            Ok(preview) => preview,
+            Err(reason) => {
+                self.record.refused(reason, reason.status().as_u16(), None);
+                return refusal(reason, false);
+            }
+        };
         let chosen = chosen_subprotocol(&self.exchange).map(str::to_owned);
         let mut headers = HeaderMap::new();
         if let Some(value) = chosen.as_deref().and_then(|chosen| HeaderValue::from_str(chosen).ok())
@@ -118,6 +131,7 @@ impl Upgrade<'_> {
             ip_slot,
             subprotocol: chosen,
             progress: Progress::default(),
+            preview,
         }))));
         response
     }
@@ -179,15 +193,39 @@ pub(super) async fn dial(
     identity: &Identity,
     only: Option<&Option<String>>,
 ) -> Result<Upgraded, Failure> {
+    let (endpoint, request) = asked(exchange, identity, only).map_err(Failure::Reason)?;
+    counted(exchange, connect(&admitted.permit, endpoint, request)).await
+}
+
+/// Reaches an upstream that speaks first, for a client of whom nothing is known but
+/// that it was answered `chosen`.
+///
+/// # Errors
+/// As [`dial`].
+pub(super) async fn dial_first(
+    exchange: &Exchange,
+    proof: Preview,
+    chosen: &Option<String>,
+) -> Result<Previewed, Failure> {
+    let nobody = Identity::anonymous();
+    let (endpoint, request) = asked(exchange, &nobody, Some(chosen)).map_err(Failure::Reason)?;
+    let most = exchange.plan.limits.auth_message_bytes.0 as usize;
+    counted(exchange, preview(proof, endpoint, request, most)).await
+}
+
+fn asked<'a>(
+    exchange: &'a Exchange,
+    identity: &Identity,
+    only: Option<&Option<String>>,
+) -> Result<(&'a Endpoint, UpgradeRequest), Reason> {
     let plan = &exchange.plan;
     let (Some(upstream), Kind::Upgrade(offer)) = (&plan.upstream, &exchange.opening.kind) else {
-        return Err(Failure::Reason(Reason::Forbidden));
+        return Err(Reason::Forbidden);
     };
-    let headers = exchange.upstream_headers(identity).map_err(Failure::Reason)?;
     let inspected = plan.access.inspects_messages();
     let request = UpgradeRequest {
         target: exchange.target(),
-        headers,
+        headers: exchange.upstream_headers(identity)?,
         subprotocols: match only {
             Some(chosen) => chosen.iter().cloned().collect(),
             None => offer.subprotocols.clone(),
@@ -195,13 +233,21 @@ pub(super) async fn dial(
         // Where messages are looked at they must not be compressed.
         extensions: offer.extensions.clone().filter(|_| !inspected),
     };
+    Ok((&upstream.endpoint, request))
+}
+
+/// What `dialling` gives in time; counted either way.
+async fn counted<T>(
+    exchange: &Exchange,
+    dialling: impl Future<Output = Result<T, UpgradeError>>,
+) -> Result<T, Failure> {
+    let plan = &exchange.plan;
     let started = std::time::Instant::now();
     let timeout = plan.limits.upstream_connect_timeout.0;
-    let dialling = connect(&admitted.permit, &upstream.endpoint, request);
     let (failure, kind) = match tokio::time::timeout(timeout, dialling).await {
-        Ok(Ok(upgraded)) => {
+        Ok(Ok(reached)) => {
             plan.metrics.upstream_connect(started.elapsed().as_secs_f64());
-            return Ok(upgraded);
+            return Ok(reached);
         }
         Ok(Err(UpgradeError::Refused(response))) => (Failure::Answered(response), "refused"),
         Ok(Err(error)) => (Failure::Reason(Reason::UpstreamUnavailable), error.kind()),

@@ -6,6 +6,7 @@
 mod config;
 mod limit;
 mod origin;
+mod preview;
 mod rule;
 
 pub use self::config::{
@@ -13,4 +14,5 @@ pub use self::config::{
 };
 pub use self::limit::{Counts, IpKey, RateLimiter, Slot};
 pub use self::origin::{Origins, OwnOrigin};
+pub use self::preview::{Preview, Previews};
 pub use self::rule::{Decision, Denial, Permit, Rule, decide};

@@ -65,6 +65,9 @@ pub enum TapVerdict {
         reason: Reason,
         /// The code to send.
         code: u16,
+        /// Encoded frames for the client before its Close, unless the upstream is in
+        /// the middle of a message.
+        reply: Option<Bytes>,
     },
 }
 
@@ -220,7 +223,8 @@ impl Assembly {
         apply_mask(&mut payload, self.mask, self.offset);
         self.offset = (self.offset + payload.len()) % 4;
         let Some((reason, code)) = watch.follow(&payload) else { return false };
-        self.verdict = Some(Box::pin(std::future::ready(TapVerdict::Close { reason, code })));
+        let verdict = TapVerdict::Close { reason, code, reply: None };
+        self.verdict = Some(Box::pin(std::future::ready(verdict)));
         true
     }
 

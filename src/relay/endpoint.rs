@@ -151,6 +151,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Endpoint<S> {
         self.flush().await
     }
 
+    /// Puts whole `frames` on the way to the client; the next call that reads or
+    /// sends takes them along.
+    pub fn queue(&mut self, frames: &[u8]) {
+        self.outgoing.extend_from_slice(frames);
+    }
+
     /// The closing handshake (RFC 6455 §7.1.1–7.1.2) and the end of the socket:
     /// a Close, the client's answer, at most 2 s in all.
     pub async fn close(mut self, code: u16, text: &str) {

@@ -305,7 +305,11 @@ where
                 self.up.insert(&instead.unwrap_or_default());
                 true
             }
-            Poll::Ready(TapVerdict::Close { reason, code }) => {
+            Poll::Ready(TapVerdict::Close { reason, code, reply }) => {
+                let passes = self.down.course == Course::Pass && !self.down.target_closed;
+                if passes && self.down.is_gap(Gap::Messages) {
+                    self.down.insert(&reply.unwrap_or_default());
+                }
                 self.close(Initiator::Sockgate, reason, code);
                 true
             }

@@ -79,6 +79,14 @@ pub async fn connect(
     endpoint: &Endpoint,
     wanted: UpgradeRequest,
 ) -> Result<Upgraded, UpgradeError> {
+    upgrade(endpoint, wanted).await
+}
+
+/// The handshake itself, whoever may have it.
+pub(super) async fn upgrade(
+    endpoint: &Endpoint,
+    wanted: UpgradeRequest,
+) -> Result<Upgraded, UpgradeError> {
     let stream = endpoint.dial().await?;
     let key = fresh_key();
     let accept = accept_for(key.as_bytes());

@@ -212,7 +212,7 @@ fn keys_of_later_issues_are_unknown_and_refused_by_name() {
         ("policy: members,", "policy: members, backchannel_logout: x,", "backchannel_logout"),
         ("cookie: session", "client_cert: cn", "client_cert"),
         ("origins: same", "dial: first", "dial"),
-        ("cookie: session", "message: { format: nats }", "nats"),
+        ("cookie: session", "message: { format: xmpp }", "nats or socketio"),
     ];
     for (from, to, name) in cases {
         assert!(sound.contains(from), "{from}");

@@ -1,14 +1,8 @@
-//! Protocols whose login is their own first message: byte for byte, and with their
-//! real clients and servers.
+//! Protocols whose login is their own first message, byte for byte.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use serde_json::json;
 
-use serde_json::{Value, json};
-
-use super::support::{
-    Frame, Gate, Opcode, Recipe, Request, SECRET, Socket, Token, Upstream, policy, token,
-};
+use super::support::{Frame, Gate, Opcode, Request, Socket, Token, Upstream, policy, token};
 
 fn config(format: &str, forward: &str, upstream: &str) -> String {
     let forward = if forward.is_empty() { String::new() } else { format!(", forward: {forward}") };
@@ -168,6 +162,12 @@ fn who_came_by_cookie_may_say_hello_without_a_token_but_not_as_another() {
     assert_eq!(socket.text(), "CONNECT\nlogin:alice\n\n\0");
     socket.send("CONNECT\nlogin:alice\n\n\0");
     assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
+    // Every channel of Phoenix has its own.
+    let phoenix = Gate::start(&config("phoenix", "", &upstream.ws()));
+    let mut socket = Request::upgrade("/ws/echo").cookie(&token("alice")).open(phoenix.address());
+    for room in ["one", "two"] {
+        socket.echoes(&json!(["1", "1", room, "phx_join", {}]).to_string());
+    }
     let mut socket = by_cookie();
     socket.send("CONNECT\nlogin:bob\n\n\0");
     assert_eq!(socket.closed().says(), (4003, "Forbidden"));
@@ -184,41 +184,4 @@ fn a_rewrite_logs_in_at_the_upstream_with_the_identity() {
     let mut socket = open(&gate);
     socket.send_frame(&binary(&packet("whoever", Some(&token("alice")))));
     assert_eq!(socket.receive(), binary(&packet("alice", Some("of-the-gate"))));
-}
-
-#[test]
-fn real_clients_and_servers_speak_through_the_gate() {
-    let mut child = Command::new("node")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/dialects.mjs"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("node runs (tests/run setup installs it)");
-    let mut told = BufReader::new(child.stdout.take().expect("piped"));
-    let mut line = String::new();
-    told.read_line(&mut line).expect("a line");
-    let ports: Value = serde_json::from_str(&line).expect("ports (tests/run setup installs them)");
-    let here = |name: &str| format!("ws://127.0.0.1:{}", ports[name]);
-    let places = [
-        ("ws://127.0.0.1:4000", here("graphql")),
-        ("ws://127.0.0.1:4001", here("old")),
-        ("ws://127.0.0.1:15674", here("stomp")),
-        ("ws://127.0.0.1:9001", here("mqtt")),
-        ("ws://127.0.0.1:8000", here("centrifuge")),
-    ];
-    let places: Vec<(&str, &str)> =
-        places.iter().map(|(page, here)| (*page, here.as_str())).collect();
-    let recipe = Recipe::read("first-message.md");
-    let gate = recipe.start_in(recipe.directory(), &places, &[("JWT_SECRET", SECRET)]);
-    let case = json!({
-        "gate": format!("ws://{}", gate.address()),
-        "good": token("alice"),
-        "expired": Token::of("alice").expires_in(-600).sign(),
-    });
-    let mut stdin = child.stdin.take().expect("piped");
-    writeln!(stdin, "{case}").expect("it reads");
-    let mut results = String::new();
-    std::io::Read::read_to_string(&mut told, &mut results).expect("results");
-    assert!(child.wait().expect("it ends").success(), "{results}");
-    assert_eq!(results.lines().filter(|line| line.starts_with("ok ")).count(), 10, "{results}");
 }

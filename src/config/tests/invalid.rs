@@ -52,7 +52,6 @@ routes:
   - { path: /w, policy: m, upstream: 'unix:/run/x' }
 ", &[
         "policies.m.credentials[0].client_cert: unknown key \"client_cert\"; this version does not have it yet",
-        "policies.m.credentials[1].message.format: unknown value \"nats\"; this version does not have it yet",
         "routes[1].upstream.frames: unknown key \"frames\"; this version does not have it yet",
         "server.http2: unknown key \"http2\"; this version does not have it yet",
         "server.proxy_protocol: unknown key \"proxy_protocol\"; this version does not have it yet",

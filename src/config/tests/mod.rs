@@ -231,6 +231,33 @@ routes:
 }
 
 #[test]
+fn identity_headers_are_missed_where_the_upstream_is_dialled_first() {
+    let warnings = |credential: &str, route: &str| {
+        let text = format!(
+            "
+server: {{ listen: 'unix:/run/a.sock' }}
+verifiers: {{ app: {{ jwt: {{ jwks_file: k.json }} }} }}
+policies: {{ m: {{ credentials: [{{ {credential}, verifier: app }}] }} }}
+routes: [{{ path: /ws, policy: m, upstream: 'ws://a', {route} }}]
+"
+        );
+        let warnings = load_text(&text, &[]).unwrap().warnings;
+        warnings.iter().map(ToString::to_string).collect::<String>()
+    };
+    for (credential, expected) in [
+        ("message: { format: nats }", true),
+        ("message: { format: socketio }", true),
+        ("message: { format: graphql }, dial: first", true),
+        ("message: { format: graphql }", false),
+        ("message: { format: nats }, dial: after_auth", false),
+    ] {
+        let found = warnings(credential, "identity: { headers: { X-A: identity.subject } }");
+        assert_eq!(found.starts_with("routes[0]: its upstream is dialled"), expected, "{found}");
+        assert_eq!(warnings(credential, "identity: { headers: {} }"), "");
+    }
+}
+
+#[test]
 fn a_cut_off_file_is_an_error_or_a_file_and_never_a_panic() {
     let whole = include_str!("../../../config/reference.yaml").replace("#e.g.", "");
     for end in (0..whole.len()).step_by(97).filter(|end| whole.is_char_boundary(*end)) {

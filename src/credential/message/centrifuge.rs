@@ -60,6 +60,10 @@ impl CentrifugeLogin {
             }
             behind.push(command);
         }
+        // To Go, "Connect" is `connect` too.
+        if std::iter::once(&parsed).chain(&behind).any(|command| self.places.has_twin(command)) {
+            return Err(Reason::AmbiguousCredential);
+        }
         let token = self.places.token(&parsed)?;
         Ok(LoginMessage::new(token, parsed, Content::Centrifuge(behind), payload, text))
     }
@@ -155,6 +159,9 @@ mod tests {
             format!("{LOGIN}{LOGIN}"),
             format!("{LOGIN}\n[1]"),
             r#"{"connect":{"token":"t"},"\u0063onnect":{"token":"u"}}"#.to_owned(),
+            r#"{"connect":{"token":"t"},"Connect":{"token":"u"}}"#.to_owned(),
+            r#"{"connect":{"token":"t","TOKEN":"u"},"id":1}"#.to_owned(),
+            format!("{LOGIN}\n{}", r#"{"CONNECT":{"token":"u"},"id":2}"#),
         ] {
             assert_eq!(read(&message), Err(Reason::AmbiguousCredential), "{message}");
         }

@@ -4,7 +4,9 @@
 
 use super::Dialect;
 use super::MessageSource;
+use super::nats::{self, Commands};
 use super::phoenix;
+use super::socketio;
 use super::stream::{Frames, Packets};
 use super::watch::LoginWatch;
 
@@ -25,8 +27,14 @@ pub struct Follower {
     /// For a message that is too large to be seen whole.
     watches: Vec<LoginWatch>,
     /// Its beginning, where that matters.
-    begun: Option<Vec<u8>>,
+    begun: Option<Begun>,
     broken: bool,
+}
+
+/// The beginning of a message, and what makes it a login.
+struct Begun {
+    bytes: Vec<u8>,
+    is_login: fn(&[u8]) -> bool,
 }
 
 enum Stream {
@@ -34,6 +42,7 @@ enum Stream {
     Messages,
     Mqtt(Packets),
     Stomp(Frames),
+    Nats(Commands),
 }
 
 impl Follower {
@@ -43,9 +52,11 @@ impl Follower {
             | Dialect::Text
             | Dialect::Graphql(_)
             | Dialect::Phoenix(_)
-            | Dialect::Centrifuge(_) => Stream::Messages,
+            | Dialect::Centrifuge(_)
+            | Dialect::Socketio(_) => Stream::Messages,
             Dialect::Stomp(_) => Stream::Stomp(Frames::default()),
             Dialect::Mqtt => Stream::Mqtt(Packets::default()),
+            Dialect::Nats(_) => Stream::Nats(Commands::default()),
         };
         Follower { stream, watches: Vec::new(), begun: None, broken: false }
     }
@@ -71,11 +82,22 @@ impl Follower {
                     (false, _) => Sight::Other,
                 };
             }
+            (Stream::Nats(commands), _) => {
+                return match commands.is_between() && nats::begins_login(payload) {
+                    true => Sight::Login,
+                    false if commands.is_broken_by(payload) => Sight::Hidden,
+                    false => Sight::Other,
+                };
+            }
             (Stream::Messages, Dialect::Json(login)) => login.matches(payload),
             (Stream::Messages, Dialect::Graphql(login)) => login.matches(payload),
             (Stream::Messages, Dialect::Phoenix(login)) => login.matches(payload),
             (Stream::Messages, Dialect::Centrifuge(login)) => login.matches(payload),
-            (Stream::Messages, Dialect::Text | Dialect::Stomp(_) | Dialect::Mqtt) => false,
+            (Stream::Messages, Dialect::Socketio(_)) => text && socketio::is_login(payload),
+            (
+                Stream::Messages,
+                Dialect::Text | Dialect::Stomp(_) | Dialect::Mqtt | Dialect::Nats(_),
+            ) => false,
         };
         if is_login { Sight::Login } else { Sight::Other }
     }
@@ -89,10 +111,15 @@ impl Follower {
             Dialect::Graphql(login) => vec![login.watch()],
             Dialect::Centrifuge(login) => vec![login.watch()],
             Dialect::Phoenix(login) => {
-                self.begun = Some(Vec::new());
+                self.begun = Some(Begun { bytes: Vec::new(), is_login: phoenix::is_binary_join });
                 login.watches().into()
             }
-            Dialect::Text | Dialect::Stomp(_) | Dialect::Mqtt => Vec::new(),
+            Dialect::Socketio(_) => {
+                let is_login = |bytes: &[u8]| bytes.len() > 1 && socketio::is_login(bytes);
+                self.begun = text.then_some(Begun { bytes: Vec::new(), is_login });
+                Vec::new()
+            }
+            Dialect::Text | Dialect::Stomp(_) | Dialect::Mqtt | Dialect::Nats(_) => Vec::new(),
         };
     }
 
@@ -102,11 +129,12 @@ impl Follower {
             Stream::Messages => {}
             Stream::Mqtt(packets) => self.broken |= packets.is_broken_by(piece),
             Stream::Stomp(frames) => self.broken |= frames.is_broken_by(piece),
+            Stream::Nats(commands) => self.broken |= commands.is_broken_by(piece),
         }
         if let Some(begun) = &mut self.begun {
-            let lacking = phoenix::BINARY_HEAD.saturating_sub(begun.len());
-            begun.extend(piece.iter().take(lacking));
-            self.broken |= phoenix::is_binary_join(begun);
+            let lacking = phoenix::BINARY_HEAD.saturating_sub(begun.bytes.len());
+            begun.bytes.extend(piece.iter().take(lacking));
+            self.broken |= (begun.is_login)(&begun.bytes);
         }
         for watch in &mut self.watches {
             self.broken |= watch.is_login(piece);
@@ -121,6 +149,7 @@ impl Follower {
             Stream::Messages => true,
             Stream::Mqtt(packets) => !packets.is_broken_by(behind),
             Stream::Stomp(frames) => !frames.is_broken_by(behind),
+            Stream::Nats(commands) => !commands.is_broken_by(behind),
         }
     }
 }
@@ -137,7 +166,7 @@ mod tests {
 
     fn source(format: &str) -> MessageSource {
         let config = serde_json::from_value(json!({ "format": format })).unwrap();
-        MessageSource::compile(&config, None, 0).unwrap_or_else(|_| panic!("{format}"))
+        MessageSource::compile(&config, None, false, 0).unwrap_or_else(|_| panic!("{format}"))
     }
 
     #[test]
@@ -167,12 +196,32 @@ mod tests {
     }
 
     #[test]
+    fn nats_is_followed_over_messages() {
+        let source = source("nats");
+        let mut follower = source.follower();
+        let mut see = |text: &str| follower.see(&source, text.as_bytes(), false);
+        assert_eq!(see("PUB a 9\r\nCONNECT"), Sight::Other);
+        assert_eq!(see(" {\r\nPING\r\n"), Sight::Other);
+        assert_eq!(see("CONNECT {}\r\n"), Sight::Login);
+        assert_eq!(see("PING\r\nCON"), Sight::Hidden);
+    }
+
+    #[test]
+    fn a_socketio_login_is_text_and_begins_its_message() {
+        let source = source("socketio");
+        let mut follower = source.follower();
+        assert_eq!(follower.see(&source, b"40/a,{}", true), Sight::Login);
+        assert_eq!(follower.see(&source, b"40/a,{}", false), Sight::Other);
+        assert_eq!(follower.see(&source, br#"42["40{}"]"#, true), Sight::Other);
+    }
+
+    #[test]
     fn a_login_in_a_large_message_is_found() {
         let padding = "x".repeat(100);
         let large = |format: &str, message: &[u8]| {
             let source = source(format);
             let mut follower = source.follower();
-            follower.begin(&source, false);
+            follower.begin(&source, format == "socketio");
             message.chunks(3).any(|piece| follower.is_login(piece))
         };
         let graphql = format!(r#"{{"pad":"{padding}","type":"connection_init"}}"#);
@@ -187,6 +236,10 @@ mod tests {
         let connect = format!("{{}}\n{{\"connect\":{{\"x\":\"{padding}\"}}}}");
         assert!(large("centrifuge", connect.as_bytes()));
         assert!(large("stomp", format!("SEND\n\n{padding}\0CONNECT\n").as_bytes()));
+        assert!(large("nats", format!("PUB a 100\r\n{padding}\r\nCONNECT").as_bytes()));
+        assert!(!large("nats", format!("PUB a 107\r\n{padding}CONNECT\r\n").as_bytes()));
+        assert!(large("socketio", format!(r#"40/a,{{"pad":"{padding}"}}"#).as_bytes()));
+        assert!(!large("socketio", format!(r#"42["40{padding}"]"#).as_bytes()));
         assert!(large("mqtt", &[&[0x30, 100][..], padding.as_bytes(), &[0x10]].concat()));
         assert!(!large("mqtt", &[&[0x30, 102][..], padding.as_bytes(), &[0x10, 0x10]].concat()));
     }

@@ -5,9 +5,11 @@
 
 mod centrifuge;
 mod follow;
+mod forward;
 mod graphql;
 mod json;
 mod mqtt;
+mod nats;
 mod phoenix;
 mod places;
 mod pointer;
@@ -15,6 +17,7 @@ mod probe;
 mod refresh;
 mod refusal;
 mod rewrite;
+mod socketio;
 mod stomp;
 mod stream;
 mod text;
@@ -24,16 +27,18 @@ use serde_json::{Value, json};
 
 use self::centrifuge::CentrifugeLogin;
 pub use self::follow::{Follower, Sight};
+use self::forward::Forward;
+pub use self::forward::Forwarded;
 use self::graphql::GraphqlLogin;
 use self::json::JsonLogin;
+use self::nats::NatsLogin;
 use self::phoenix::PhoenixLogin;
 pub use self::refresh::{RefreshMessage, RefreshWatch};
 pub use self::refusal::Refusal;
-use self::rewrite::Rewritten;
+use self::socketio::SocketioLogin;
 use self::stomp::StompLogin;
-use super::config::{ForwardConfig, ForwardWord, MessageConfig, MessageFormat};
+use super::config::{ForwardConfig, MessageConfig, MessageFormat};
 use crate::close::Reason;
-use crate::expression::{Expression, Variables};
 use crate::json::JsonError;
 use crate::problem::Problem;
 use crate::secret::Secret;
@@ -43,6 +48,7 @@ pub struct MessageSource {
     index: usize,
     dialect: Dialect,
     forward: Forward,
+    dials_first: bool,
 }
 
 /// What one client has said towards its login.
@@ -52,6 +58,8 @@ pub struct Progress {
     bytes: Vec<u8>,
     /// What a refusal answers, without any credential.
     asked: Option<Value>,
+    /// The client has answered a ping of its server, which goes on with the login.
+    pong: bool,
 }
 
 /// A login message that was read.
@@ -64,15 +72,9 @@ pub struct LoginMessage {
     name: Option<String>,
     content: Content,
     whole: Vec<u8>,
+    /// What follows the login in the same message, where messages cut a stream.
+    behind: Vec<u8>,
     text: bool,
-}
-
-/// What the upstream gets in place of a login.
-pub struct Forwarded {
-    /// The payload of the message.
-    pub payload: Vec<u8>,
-    /// Whether the message is text.
-    pub text: bool,
 }
 
 enum Dialect {
@@ -83,6 +85,8 @@ enum Dialect {
     Mqtt,
     Phoenix(PhoenixLogin),
     Centrifuge(CentrifugeLogin),
+    Nats(NatsLogin),
+    Socketio(SocketioLogin),
 }
 
 /// What a dialect keeps of a login to write another one.
@@ -97,59 +101,22 @@ enum Content {
     Centrifuge(Vec<Value>),
 }
 
-enum Forward {
-    Consume,
-    Strip,
-    Whole,
-    Rewrite(Expression),
-}
-
 impl MessageSource {
     /// The label of the kind.
     pub const KIND: &'static str = "message";
 
-    /// The variables that a `rewrite` sees.
-    const VARIABLES: [&'static str; 3] = ["identity", "request", "message"];
-
     pub(super) fn compile(
         config: &MessageConfig,
         forward: Option<&ForwardConfig>,
+        dials_first: bool,
         index: usize,
     ) -> Result<MessageSource, Vec<Problem>> {
         let mut problems = Vec::new();
         let dialect = Dialect::compile(config, &mut problems);
-        let forward = match forward {
-            None => Some(match config.format {
-                MessageFormat::Json | MessageFormat::Text => Forward::Consume,
-                MessageFormat::Graphql
-                | MessageFormat::Stomp
-                | MessageFormat::Mqtt
-                | MessageFormat::Phoenix
-                | MessageFormat::Centrifuge => Forward::Strip,
-            }),
-            Some(ForwardConfig::Whole(false)) => Some(Forward::Consume),
-            Some(ForwardConfig::Whole(true)) => Some(Forward::Whole),
-            Some(ForwardConfig::Named(ForwardWord::Strip)) => {
-                if config.format == MessageFormat::Text {
-                    let message = "nothing is left of a text message without its token; \
-                                   use false, true or {rewrite: CEL}";
-                    problems.push(Problem::new("forward", message));
-                }
-                Some(Forward::Strip)
-            }
-            Some(ForwardConfig::Rewrite(written)) => {
-                match Expression::compile(&written.rewrite, &Self::VARIABLES) {
-                    Ok(expression) => Some(Forward::Rewrite(expression)),
-                    Err(error) => {
-                        problems.push(Problem::new("forward.rewrite", error.to_string()));
-                        None
-                    }
-                }
-            }
-        };
+        let forward = Forward::compile(config.format, forward, &mut problems);
         match (dialect, forward) {
             (Some(dialect), Some(forward)) if problems.is_empty() => {
-                Ok(MessageSource { index, dialect, forward })
+                Ok(MessageSource { index, dialect, forward, dials_first })
             }
             _ => Err(problems),
         }
@@ -160,9 +127,9 @@ impl MessageSource {
         self.index
     }
 
-    /// Whether [`MessageSource::forwarded`] evaluates an expression.
-    pub fn rewrites(&self) -> bool {
-        matches!(self.forward, Forward::Rewrite(_))
+    /// Whether the upstream is dialled before there is a login, since it speaks first.
+    pub fn dials_first(&self) -> bool {
+        self.dials_first
     }
 
     /// The subprotocols of the dialect, which are all that may be accepted before
@@ -175,6 +142,33 @@ impl MessageSource {
             Dialect::Mqtt => Some(&mqtt::SUBPROTOCOLS),
             Dialect::Phoenix(_) => Some(&phoenix::SUBPROTOCOLS),
             Dialect::Centrifuge(_) => Some(&[]),
+            Dialect::Nats(_) => Some(&nats::SUBPROTOCOLS),
+            Dialect::Socketio(_) => Some(&socketio::SUBPROTOCOLS),
+        }
+    }
+
+    /// Whether a client that is in by another credential says the dialect's hello again
+    /// and again: for every channel, every namespace.
+    pub fn greets_often(&self) -> bool {
+        matches!(self.dialect, Dialect::Phoenix(_) | Dialect::Socketio(_))
+    }
+
+    /// `message` with the end that its dialect wants and a command line cannot hold.
+    pub fn completed(&self, message: &str) -> String {
+        match &self.dialect {
+            Dialect::Stomp(_) if !message.contains('\0') => {
+                format!("{}\n\n\0", message.trim_end_matches('\n'))
+            }
+            Dialect::Nats(_) if !message.contains('\n') => format!("{message}\r\n"),
+            Dialect::Json(_)
+            | Dialect::Text
+            | Dialect::Graphql(_)
+            | Dialect::Stomp(_)
+            | Dialect::Mqtt
+            | Dialect::Phoenix(_)
+            | Dialect::Centrifuge(_)
+            | Dialect::Nats(_)
+            | Dialect::Socketio(_) => message.to_owned(),
         }
     }
 
@@ -195,13 +189,11 @@ impl MessageSource {
     /// [`Reason::AmbiguousCredential`] if another login came with it.
     pub fn follower_behind(&self, login: &LoginMessage) -> Result<Follower, Reason> {
         let mut follower = self.follower();
-        let goes_on = match &login.content {
-            Content::Mqtt(connect) => follower.goes_on(connect.behind()),
-            Content::Whole | Content::Stomp(_) | Content::Phoenix(_) | Content::Centrifuge(_) => {
-                true
-            }
-        };
-        if goes_on { Ok(follower) } else { Err(Reason::AmbiguousCredential) }
+        if follower.goes_on(&login.behind) {
+            Ok(follower)
+        } else {
+            Err(Reason::AmbiguousCredential)
+        }
     }
 
     /// Whether a login that comes behind the permit never reaches the upstream,
@@ -220,7 +212,9 @@ impl MessageSource {
             | Dialect::Stomp(_)
             | Dialect::Mqtt
             | Dialect::Phoenix(_)
-            | Dialect::Centrifuge(_) => false,
+            | Dialect::Centrifuge(_)
+            | Dialect::Nats(_)
+            | Dialect::Socketio(_) => false,
         }
     }
 
@@ -265,6 +259,22 @@ impl MessageSource {
                 progress.asked = Some(json!({ "id": read.parsed.get("id") }));
                 Ok(Some(read))
             }
+            Dialect::Nats(login) => {
+                progress.bytes.extend_from_slice(payload);
+                if progress.bytes.len() > max_bytes {
+                    return Err(Reason::AuthMessageTooLarge);
+                }
+                login.read(&progress.bytes, text)
+            }
+            Dialect::Socketio(_) if text && payload == socketio::PONG => {
+                progress.pong = true;
+                Ok(None)
+            }
+            Dialect::Socketio(login) => {
+                let read = login.read(payload, text)?;
+                progress.asked = Some(json!({ "namespace": read.parsed.get("namespace") }));
+                Ok(Some(read))
+            }
         }
     }
 
@@ -283,103 +293,8 @@ impl MessageSource {
             Dialect::Mqtt => Some(mqtt::refusal(reason, mqtt::version(&progress.bytes))),
             Dialect::Phoenix(_) => Some(phoenix::refusal(reason, progress.asked.as_ref())),
             Dialect::Centrifuge(_) => Some(centrifuge::refusal(reason, progress.asked.as_ref())),
-        }
-    }
-
-    /// What the upstream gets in place of `login`, which proved `subject`; `None`
-    /// if nothing.
-    ///
-    /// # Errors
-    /// [`Reason::Forbidden`] if the login claims another name than the subject's, or
-    /// if the rewritten message cannot be sent.
-    pub fn forwarded(
-        &self,
-        login: &LoginMessage,
-        subject: &str,
-        variables: &Variables,
-    ) -> Result<Option<Forwarded>, Reason> {
-        let claimed = login.name.as_deref().filter(|name| !name.is_empty());
-        if !self.rewrites() && claimed.is_some_and(|name| name != subject) {
-            return Err(Reason::Forbidden);
-        }
-        let payload = match &self.forward {
-            Forward::Consume => return Ok(None),
-            Forward::Whole => login.whole.clone(),
-            Forward::Strip => match self.stripped(login, subject)? {
-                Some(payload) => payload,
-                None => return Ok(None),
-            },
-            Forward::Rewrite(expression) => {
-                let instead =
-                    rewrite::rewritten(variables, |variables| expression.evaluate(variables))?;
-                let payload = self.rewritten(login, instead)?;
-                // What an expression gives is text, whatever it replaces.
-                let text = !matches!(self.dialect, Dialect::Mqtt);
-                return Ok(Some(Forwarded { payload, text }));
-            }
-        };
-        Ok(Some(Forwarded { payload, text: login.text }))
-    }
-
-    fn stripped(&self, login: &LoginMessage, subject: &str) -> Result<Option<Vec<u8>>, Reason> {
-        Ok(Some(match (&self.dialect, &login.content) {
-            (Dialect::Json(json), _) => json.without_token(&login.parsed).to_string().into_bytes(),
-            (Dialect::Graphql(graphql), _) => graphql.stripped(&login.parsed),
-            (Dialect::Stomp(stomp), Content::Stomp(connect)) => stomp.stripped(connect),
-            (Dialect::Mqtt, Content::Mqtt(connect)) => connect.stripped(subject)?,
-            (Dialect::Phoenix(phoenix), Content::Phoenix(message)) => {
-                phoenix.stripped(message, &login.parsed)
-            }
-            (Dialect::Centrifuge(centrifuge), Content::Centrifuge(behind)) => {
-                centrifuge.stripped(&login.parsed, behind)
-            }
-            // No part of a text is left without its token.
-            (
-                Dialect::Text
-                | Dialect::Stomp(_)
-                | Dialect::Mqtt
-                | Dialect::Phoenix(_)
-                | Dialect::Centrifuge(_),
-                _,
-            ) => return Ok(None),
-        }))
-    }
-
-    fn rewritten(&self, login: &LoginMessage, instead: Rewritten) -> Result<Vec<u8>, Reason> {
-        match (&self.dialect, &login.content, instead) {
-            (Dialect::Json(_) | Dialect::Text, _, Rewritten::Fields(fields)) => {
-                Ok(Value::Object(fields).to_string().into_bytes())
-            }
-            (Dialect::Json(_) | Dialect::Text, _, Rewritten::List(list)) => {
-                Ok(list.to_string().into_bytes())
-            }
-            (Dialect::Mqtt, Content::Mqtt(connect), Rewritten::Fields(fields)) => {
-                connect.rewritten(&fields)
-            }
-            (Dialect::Mqtt, _, _) => Err(Reason::Forbidden),
-            (_, _, Rewritten::Text(text)) => Ok(text.into_bytes()),
-            (Dialect::Graphql(_), _, Rewritten::Fields(fields)) => {
-                Ok(graphql::rewritten(&login.parsed, Value::Object(fields)))
-            }
-            (Dialect::Stomp(stomp), Content::Stomp(connect), Rewritten::Fields(fields)) => {
-                stomp.rewritten(connect, &fields)
-            }
-            (Dialect::Phoenix(_), Content::Phoenix(message), Rewritten::Fields(fields)) => {
-                Ok(phoenix::rewritten(message, Value::Object(fields)))
-            }
-            (
-                Dialect::Centrifuge(centrifuge),
-                Content::Centrifuge(behind),
-                Rewritten::Fields(fields),
-            ) => Ok(centrifuge.rewritten(&login.parsed, behind, &fields)),
-            (
-                Dialect::Graphql(_)
-                | Dialect::Stomp(_)
-                | Dialect::Phoenix(_)
-                | Dialect::Centrifuge(_),
-                _,
-                Rewritten::Fields(_) | Rewritten::List(_),
-            ) => Err(Reason::Forbidden),
+            Dialect::Nats(_) => Some(nats::refusal(reason)),
+            Dialect::Socketio(_) => Some(socketio::refusal(reason, progress.asked.as_ref())),
         }
     }
 }
@@ -402,6 +317,10 @@ impl Dialect {
             MessageFormat::Centrifuge => {
                 CentrifugeLogin::compile(config, problems).map(Dialect::Centrifuge)
             }
+            MessageFormat::Nats => NatsLogin::compile(config, problems).map(Dialect::Nats),
+            MessageFormat::Socketio => {
+                SocketioLogin::compile(config, problems).map(Dialect::Socketio)
+            }
         }
     }
 }
@@ -414,7 +333,8 @@ impl LoginMessage {
         whole: &[u8],
         text: bool,
     ) -> LoginMessage {
-        LoginMessage { token, parsed, name: None, content, whole: whole.to_vec(), text }
+        let (whole, behind) = (whole.to_vec(), Vec::new());
+        LoginMessage { token, parsed, name: None, content, whole, behind, text }
     }
 }
 
@@ -429,11 +349,12 @@ fn strictly(payload: &[u8]) -> Result<Value, Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expression::Variables;
 
     fn source(format: &str, forward: Value) -> MessageSource {
         let config = serde_json::from_value(json!({ "format": format })).unwrap();
         let forward: Option<ForwardConfig> = serde_json::from_value(forward).unwrap();
-        MessageSource::compile(&config, forward.as_ref(), 0)
+        MessageSource::compile(&config, forward.as_ref(), false, 0)
             .unwrap_or_else(|_| panic!("{format} does not compile"))
     }
 
@@ -522,6 +443,32 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_login_stays_whatever_becomes_of_it() {
+        let nats = b"CONNECT {\"pass\":\"t\"}\r\nPING\r\n";
+        let sent = |forward| {
+            let sent = sent(&source("nats", forward), nats, false);
+            sent.map(|sent| String::from_utf8(sent).unwrap())
+        };
+        assert_eq!(sent(json!(false)), Ok("PING\r\n".into()));
+        assert_eq!(sent(Value::Null), Ok("CONNECT {}\r\nPING\r\n".into()));
+        let rewrite = json!({ "rewrite": r#"{"user": identity.subject}"# });
+        assert_eq!(sent(rewrite), Ok("CONNECT {\"user\":\"ann\"}\r\nPING\r\n".into()));
+    }
+
+    #[test]
+    fn a_command_line_needs_no_ends_of_lines() {
+        for (format, message) in
+            [("stomp", "CONNECT\npasscode:t"), ("nats", r#"CONNECT {"pass":"t"}"#)]
+        {
+            let source = source(format, Value::Null);
+            let whole = source.completed(message);
+            let read = source.read(&mut Progress::default(), whole.as_bytes(), true, 100);
+            assert!(read.unwrap().unwrap().token.is_some(), "{format}");
+            assert_eq!(source.completed(&whole), whole, "{format}");
+        }
+    }
+
+    #[test]
     fn keys_of_other_formats_are_refused() {
         for config in [
             json!({ "format": "mqtt", "token": "/password" }),
@@ -532,7 +479,7 @@ mod tests {
             json!({ "format": "centrifuge", "token": "" }),
         ] {
             let read = serde_json::from_value(config.clone()).unwrap();
-            let problems = MessageSource::compile(&read, None, 0).err().unwrap_or_default();
+            let problems = MessageSource::compile(&read, None, false, 0).err().unwrap_or_default();
             assert_eq!(problems.len(), 1, "{config}");
         }
     }

@@ -55,6 +55,23 @@ impl Places {
         }))
     }
 
+    /// Whether beside a member on the way to a token there could be another one that
+    /// a server takes for the same.
+    pub(super) fn has_twin(&self, document: &Value) -> bool {
+        self.0.iter().any(|place| {
+            let mut value = document;
+            for token in place.tokens() {
+                let Value::Object(members) = value else { return false };
+                if members.keys().any(|name| is_twin(name, token)) {
+                    return true;
+                }
+                let Some(next) = members.get(&**token) else { return false };
+                value = next;
+            }
+            false
+        })
+    }
+
     /// `document` without the members that hold tokens.
     pub(super) fn strip(&self, document: &mut Value) {
         for place in &self.0 {
@@ -80,6 +97,14 @@ pub(super) fn agreed<'a>(
         token = Some(one);
     }
     Ok(token.map(Secret::new))
+}
+
+/// Whether a server that folds the case of names, as those in Go do, takes `name` for
+/// `wanted`, which it is not.
+pub(super) fn is_twin(name: &str, wanted: &str) -> bool {
+    // Upper case first: the long s is only then an s.
+    let folded = |text: &str| text.to_uppercase().to_lowercase();
+    name != wanted && folded(name) == folded(wanted)
 }
 
 /// A token is often written as the header that it would have been.
@@ -115,6 +140,15 @@ mod tests {
         assert_eq!(token(&json!({ "a": "Bearer t", "b": { "c": "t" } })), Ok(Some("t".into())));
         let differing = json!({ "a": "t", "b": { "c": "u" } });
         assert_eq!(token(&differing), Err(Reason::AmbiguousCredential));
+    }
+
+    #[test]
+    fn names_that_differ_in_case_alone_are_twins() {
+        let places = Places(vec![Pointer::parse("/connect/token").unwrap()]);
+        assert!(!places.has_twin(&json!({ "connect": { "token": "t", "name": "js" }, "id": 1 })));
+        assert!(places.has_twin(&json!({ "connect": { "token": "t" }, "Connect": {} })));
+        assert!(places.has_twin(&json!({ "connect": { "to\u{212a}en": "t" } })));
+        assert!(!places.has_twin(&json!({ "data": { "Token": "t" } })));
     }
 
     #[test]

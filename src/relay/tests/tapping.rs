@@ -32,7 +32,7 @@ impl Tap for Auth {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
             if bad {
-                TapVerdict::Close { reason: Reason::Forbidden, code: 4003 }
+                TapVerdict::Close { reason: Reason::Forbidden, code: 4003, reply: None }
             } else {
                 let reply = Some(super::text("welcome", None).into());
                 TapVerdict::Continue { reply, instead: None }

@@ -31,7 +31,7 @@ pub(super) enum Version {
     V5,
 }
 
-/// A CONNECT packet, and what came behind it.
+/// A CONNECT packet.
 pub(super) struct Connect {
     version: Version,
     /// The connect flags without those of user name and password.
@@ -43,8 +43,6 @@ pub(super) struct Connect {
     /// Will properties, topic and payload, as they came.
     will: Vec<u8>,
     user_name: Option<String>,
-    /// Later packets, or the beginning of one, which a client may send at once (3.1.1 §3.1.4).
-    behind: Vec<u8>,
 }
 
 /// No key but `format` says anything here.
@@ -95,8 +93,8 @@ pub(super) fn read(bytes: &[u8], max_bytes: usize) -> Result<Option<LoginMessage
     }
     let Some(body) = bytes.get(head..end) else { return Ok(None) };
     let (connect, password) = Connect::parse(body).ok_or(Reason::MalformedCredential)?;
+    // Later packets, or the beginning of one, may come at once (3.1.1 §3.1.4).
     let behind = bytes.get(end..).unwrap_or_default().to_vec();
-    let connect = Connect { behind, ..connect };
     // A token is text; what is not was never meant to be one.
     let password = password
         .map(|password| std::str::from_utf8(password).ok().filter(|text| !text.is_empty()))
@@ -111,15 +109,10 @@ pub(super) fn read(bytes: &[u8], max_bytes: usize) -> Result<Option<LoginMessage
     let token = password.map(Secret::new);
     let name = connect.user_name.clone();
     let read = LoginMessage::new(token, parsed, Content::Mqtt(connect), bytes, false);
-    Ok(Some(LoginMessage { name, ..read }))
+    Ok(Some(LoginMessage { name, behind, ..read }))
 }
 
 impl Connect {
-    /// What came behind the packet.
-    pub(super) fn behind(&self) -> &[u8] {
-        &self.behind
-    }
-
     /// The packet from its variable header on, and the password in it.
     fn parse(body: &[u8]) -> Option<(Connect, Option<&[u8]>)> {
         let mut rest = Reader(body);
@@ -153,22 +146,21 @@ impl Connect {
         let will = before_will.get(..before_will.len() - rest.0.len())?.to_vec();
         let user_name = if has(USER_NAME) { Some(rest.text()?.to_owned()) } else { None };
         let password = if has(PASSWORD) { Some(rest.binary()?) } else { None };
-        let behind = Vec::new();
         let flags = flags & !(USER_NAME | PASSWORD);
         rest.0.is_empty().then_some((
-            Connect { version, flags, keep_alive, properties, client_id, will, user_name, behind },
+            Connect { version, flags, keep_alive, properties, client_id, will, user_name },
             password,
         ))
     }
 
-    /// The packets with the subject as user name and without a password; nobody's
+    /// The packet with the subject as user name and without a password; nobody's
     /// subject is no user name.
     pub(super) fn stripped(&self, subject: &str) -> Result<Vec<u8>, Reason> {
         let user_name = Some(subject).filter(|subject| !subject.is_empty());
         self.encode(&self.client_id, user_name, None)
     }
 
-    /// The packets with other `fields`: `client_id` stays unless it is named,
+    /// The packet with other `fields`: `client_id` stays unless it is named,
     /// `username` and `password` are left out unless they are.
     ///
     /// # Errors
@@ -220,7 +212,6 @@ impl Connect {
         let mut packet = vec![CONNECT << 4];
         push_length(&mut packet, body.len());
         packet.append(&mut body);
-        packet.extend_from_slice(&self.behind);
         Ok(packet)
     }
 }

@@ -1,0 +1,240 @@
+//! Further login messages on a live connection: each must prove the same identity,
+//! and the refusal of one speaks the dialect.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::{HeaderMap, Method};
+
+use super::exchange::Exchange;
+use super::login::{frame_down, frame_up};
+use super::plan::Plan;
+use crate::clock;
+use crate::close::Reason;
+use crate::credential::{Follower, Forwarded, MessageSource, Place, Progress, Sight};
+use crate::expression::Variables;
+use crate::handshake::Host;
+use crate::identity::Identity;
+use crate::relay::{Tap, TapVerdict, Watch};
+use crate::revocation::Revocations;
+use crate::verifier::{Credential, Occasion, VerifyError};
+
+/// Watches a live connection for further login messages: each must prove the
+/// same identity.
+pub(super) struct LoginTap {
+    judge: Arc<Judge>,
+    followed: Arc<Mutex<Followed>>,
+}
+
+/// The client's messages so far, seen by the tap and by the watch of one that is
+/// large.
+struct Followed {
+    follower: Follower,
+    /// What the message that was seen last is.
+    sight: Sight,
+    /// Whether the client has logged in by message.
+    logged_in: bool,
+}
+
+/// Who judges a further login.
+struct Judge {
+    plan: Arc<Plan>,
+    identity: Arc<Identity>,
+    revocations: Arc<Revocations>,
+    upgrade: Upgrade,
+    /// What a `rewrite` sees besides the message; nothing if there is none.
+    variables: Variables,
+    /// What client and upstream agreed to speak.
+    subprotocol: Option<Box<str>>,
+}
+
+/// What verifiers are told about the upgrade of a live connection; its headers
+/// are gone.
+struct Upgrade {
+    host: Host,
+    path: Box<str>,
+    query: Option<Box<str>>,
+    https: bool,
+    ip: IpAddr,
+}
+
+impl LoginTap {
+    /// A tap for `exchange`, if its policy has login messages of a known shape.
+    /// `follower` has seen the client's login, if that was a message; `subprotocol` is
+    /// what the client was answered.
+    pub(super) fn for_second_logins(
+        exchange: &Exchange,
+        identity: &Arc<Identity>,
+        follower: Option<Follower>,
+        subprotocol: Option<&str>,
+    ) -> Option<Box<dyn Tap>> {
+        let source = exchange.plan.access.sources.message().filter(|source| source.follows())?;
+        let logged_in = follower.is_some();
+        let follower = follower.unwrap_or_else(|| source.follower());
+        let judge = Judge {
+            plan: Arc::clone(&exchange.plan),
+            identity: Arc::clone(identity),
+            revocations: Arc::clone(&exchange.gate.revocations),
+            upgrade: Upgrade {
+                host: exchange.host.clone(),
+                path: exchange.opening.path.as_str().into(),
+                query: exchange.opening.query.as_deref().map(Into::into),
+                https: exchange.client.https,
+                ip: exchange.client.ip,
+            },
+            variables: exchange.variables(Some(identity), |_| source.rewrites()),
+            subprotocol: subprotocol.map(Into::into),
+        };
+        let followed = Followed { follower, sight: Sight::Other, logged_in };
+        Some(Box::new(LoginTap {
+            judge: Arc::new(judge),
+            followed: Arc::new(Mutex::new(followed)),
+        }))
+    }
+
+    fn followed(&self) -> MutexGuard<'_, Followed> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn source(&self) -> Option<&MessageSource> {
+        self.judge.plan.access.sources.message()
+    }
+}
+
+impl Judge {
+    /// What the upstream gets in place of the login `message`. Whoever logged in
+    /// without a message may still say the dialect's hello, which needs no token then.
+    async fn judge(
+        &self,
+        message: &[u8],
+        text: bool,
+        first: bool,
+        progress: &mut Progress,
+    ) -> Result<Option<Forwarded>, Reason> {
+        let limits = &self.plan.limits;
+        let source = self.plan.access.sources.message().ok_or(Reason::Forbidden)?;
+        let most = limits.auth_message_bytes.0 as usize;
+        let login = source.read(progress, message, text, most)?;
+        // Behind the permit a login stands whole and alone in its message.
+        let login = login.ok_or(Reason::MalformedCredential)?;
+        source.follower_behind(&login)?;
+        match &login.token {
+            Some(token) => self.verify(source, token.expose()).await?,
+            None if first => {}
+            None => return Err(Reason::MissingCredential),
+        }
+        if source.consumes_later() {
+            return Ok(None);
+        }
+        let mut variables = self.variables.clone();
+        if source.rewrites() {
+            variables.insert("message", login.parsed.clone());
+        }
+        source.forwarded(&login, self.identity.subject(), &variables)
+    }
+
+    /// The end of a client whose further login came as far as `progress`.
+    fn refuse(&self, reason: Reason, progress: &Progress) -> TapVerdict {
+        let access = &self.plan.access;
+        let source = access.sources.message();
+        let refusal = source
+            .and_then(|source| source.refusal(progress, self.subprotocol.as_deref(), reason))
+            .unwrap_or_default();
+        let reply = refusal.message.map(|(text, message)| frame_down(text, &message).into());
+        // The connection was a live one: it closes as those do, in every dialect.
+        let code = reason.close_code(&access.codes);
+        TapVerdict::Close { reason, code, reply }
+    }
+
+    async fn verify(&self, source: &MessageSource, token: &[u8]) -> Result<(), Reason> {
+        let chain = self.plan.access.chains.get(source.index()).ok_or(Reason::Forbidden)?;
+        let credential = Credential { value: token, basic: false };
+        let occasion = Occasion {
+            place: Place::Message,
+            method: &Method::GET,
+            https: self.upgrade.https,
+            host: &self.upgrade.host,
+            path: &self.upgrade.path,
+            query: self.upgrade.query.as_deref(),
+            ip: self.upgrade.ip,
+            headers: &HeaderMap::new(),
+            again: false,
+        };
+        match chain.verify(&credential, &occasion, clock::unix_now()).await.result {
+            Ok(proven) if proven.is_same(&self.identity) => {
+                self.revocations.judge(&proven, clock::unix_millis())
+            }
+            Ok(_) => Err(Reason::Forbidden),
+            Err(VerifyError::Rejected(reason)) => Err(reason),
+            Err(VerifyError::Unavailable(_)) => Err(Reason::VerifierUnavailable),
+        }
+    }
+}
+
+impl Tap for LoginTap {
+    fn max_bytes(&self) -> usize {
+        self.judge.plan.limits.auth_message_bytes.0 as usize
+    }
+
+    fn takes(&self, message: &[u8], text: bool) -> bool {
+        let Some(source) = self.source() else { return false };
+        let mut followed = self.followed();
+        followed.sight = followed.follower.see(source, message, text);
+        followed.sight != Sight::Other
+    }
+
+    fn could_take(&self, begun: &[u8]) -> bool {
+        self.source().is_some_and(|source| source.could_match(begun))
+    }
+
+    fn take(
+        &mut self,
+        message: Vec<u8>,
+        text: bool,
+    ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
+        let judge = Arc::clone(&self.judge);
+        let often = self.source().is_some_and(MessageSource::greets_often);
+        let (hidden, first) = {
+            let mut followed = self.followed();
+            let first = !followed.logged_in;
+            followed.logged_in |= !often;
+            (followed.sight == Sight::Hidden, first)
+        };
+        Box::pin(async move {
+            let mut progress = Progress::default();
+            let judged = match hidden {
+                true => Err(Reason::AmbiguousCredential),
+                false => judge.judge(&message, text, first, &mut progress).await,
+            };
+            match judged {
+                Ok(forwarded) => TapVerdict::Continue {
+                    reply: None,
+                    instead: forwarded.map(|forwarded| frame_up(&forwarded).into()),
+                },
+                Err(reason) => judge.refuse(reason, &progress),
+            }
+        })
+    }
+
+    fn watch(&self, text: bool) -> Option<Box<dyn Watch>> {
+        self.followed().follower.begin(self.source()?, text);
+        let code = Reason::AuthMessageTooLarge.close_code(&self.judge.plan.access.codes);
+        Some(Box::new(LargeLogin { followed: Arc::clone(&self.followed), code }))
+    }
+}
+
+/// Recognises a second login that is larger than a login may be.
+struct LargeLogin {
+    followed: Arc<Mutex<Followed>>,
+    code: u16,
+}
+
+impl Watch for LargeLogin {
+    fn follow(&mut self, payload: &[u8]) -> Option<(Reason, u16)> {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_login = followed.follower.is_login(payload);
+        is_login.then_some((Reason::AuthMessageTooLarge, self.code))
+    }
+}
