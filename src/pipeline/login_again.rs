@@ -185,6 +185,10 @@ impl Tap for LoginTap {
         followed.sight != Sight::Other
     }
 
+    fn could_take(&self, begun: &[u8]) -> bool {
+        self.source().is_some_and(|source| source.could_match(begun))
+    }
+
     fn take(
         &mut self,
         message: Vec<u8>,

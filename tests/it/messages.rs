@@ -257,6 +257,21 @@ fn a_second_login_never_reaches_the_upstream() {
 }
 
 #[test]
+fn a_second_login_that_is_cut_off_reaches_nobody() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("", "", &upstream.ws()));
+    let mut socket = open(&gate);
+    let login = login(&token("alice"));
+    socket.send(&login);
+    socket.echoes("hello");
+    socket.send_frame(&Frame::text(&login[..login.len() - 3]).unfinished());
+    socket.send_frame(&Frame::close(1000, ""));
+    assert_eq!(socket.closed().code, 1000);
+    assert_eq!(upstream.close(), Some(1000));
+    assert_eq!(upstream.messages(), ["hello"]);
+}
+
+#[test]
 fn an_upstream_that_fails_after_the_login_is_told_as_1013() {
     let nobody = Nobody::there();
     let gate = Gate::start(&config("", "", &nobody.ws()));

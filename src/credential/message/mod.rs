@@ -203,6 +203,22 @@ impl MessageSource {
         matches!(self.dialect, Dialect::Json(_) | Dialect::Text)
     }
 
+    /// Whether what begins with `begun` could become a login that never reaches the
+    /// upstream.
+    pub fn could_match(&self, begun: &[u8]) -> bool {
+        match &self.dialect {
+            Dialect::Json(login) => login.could_match(begun),
+            Dialect::Text
+            | Dialect::Graphql(_)
+            | Dialect::Stomp(_)
+            | Dialect::Mqtt
+            | Dialect::Phoenix(_)
+            | Dialect::Centrifuge(_)
+            | Dialect::Nats(_)
+            | Dialect::Socketio(_) => false,
+        }
+    }
+
     /// Reads the next message, text or binary, of a login of at most `max_bytes`;
     /// none if the login goes on in another one.
     ///
