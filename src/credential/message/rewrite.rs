@@ -42,7 +42,7 @@ pub(super) fn rewritten(
     }
 }
 
-/// The text that an expression gives for a server of lines, as [`rewritten`].
+/// The text that an expression gives for a server of lines, as `rewritten`.
 ///
 /// # Errors
 /// [`Reason::Forbidden`] if it gives no text, or one with control characters of
