@@ -54,10 +54,18 @@ pub(super) fn drain(file: &Path) -> anyhow::Result<ExitCode> {
                     bail!("the running process answered {status}; is its admin.token this file's?");
                 }
             }
+            // A second signal would cut short the drain that somebody has begun.
+            None if is_draining(&loaded).await => {}
             None => terminate(pid.context("/healthz does not tell the pid")?)?,
         }
         wait_until_gone(&loaded).await
     })?
+}
+
+async fn is_draining(loaded: &Loaded) -> bool {
+    let answer = ask(loaded, "GET", "/readyz", None).await.ok();
+    let body = answer.and_then(|(_, body)| serde_json::from_str::<Value>(&body).ok());
+    body.is_some_and(|body| body["status"] == "draining")
 }
 
 /// The admin listener is the last to go.

@@ -41,13 +41,21 @@ async fn serve(loaded: Loaded) -> anyhow::Result<ExitCode> {
         }
         Err(error) => return Err(error.into()),
     };
-    tokio::select! {
-        () = asked(&mut term, &mut interrupt) => {}
-        () = app.drain_requested() => {}
-    }
+    let mut signals = tokio::select! {
+        () = asked(&mut term, &mut interrupt) => 1,
+        () = app.drain_requested() => 0,
+    };
+    let impatient = async {
+        // The first asks for what an operator may have begun already: whoever stops a
+        // process whose drain was requested has not lost patience with it.
+        while signals < 2 {
+            asked(&mut term, &mut interrupt).await;
+            signals += 1;
+        }
+    };
     tokio::select! {
         () = app.drain() => {}
-        () = asked(&mut term, &mut interrupt) => {}
+        () = impatient => {}
     }
     if let Some(app) = Arc::into_inner(app) {
         app.shutdown().await;

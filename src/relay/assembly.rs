@@ -123,6 +123,11 @@ impl Assembly {
         self.verdict.is_some()
     }
 
+    /// Whether a part of a message is held back, and the rest of it has yet to come.
+    pub(super) fn is_holding(&self) -> bool {
+        self.state == State::Holding
+    }
+
     /// Stops judging: the connection is closed for another reason.
     pub(super) fn abandon(&mut self) {
         self.verdict = None;

@@ -58,8 +58,14 @@ where
     pub(super) fn awaits_message(&self) -> bool {
         self.closing.is_none()
             && !self.hurried
-            && (self.up.in_message || self.down.in_message)
+            && (self.up.in_message || self.down.in_message || self.holds_message())
             && matches!(self.control.requested(), Some((Reason::Draining, _)))
+    }
+
+    /// Whether a tap waits for the rest of a message: what there is of it is not on its
+    /// way yet.
+    fn holds_message(&self) -> bool {
+        self.assembly.as_ref().is_some_and(|assembly| assembly.is_holding())
     }
 
     /// Both directions end at their next frame boundary, with a Close.

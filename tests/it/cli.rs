@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::support::{
-    Gate, Outcome, Request, SECRET, Token, Upstream, assert_no_canary, canary, free_admin, members,
-    run, token,
+    Gate, Outcome, Request, SECRET, Token, Upstream, assert_no_canary, canary, eventually,
+    free_admin, members, run, token,
 };
 
 fn write(directory: &TempDir, name: &str, text: &str) -> PathBuf {
@@ -438,6 +438,26 @@ fn drain_waits_until_the_process_is_gone() {
         assert_eq!(client.join().expect("a Close").says(), (1001, "Going away"));
         drop(gate);
     }
+}
+
+#[test]
+fn a_drain_that_is_asked_for_twice_is_one() {
+    let upstream = Upstream::start();
+    let config = members(&upstream.ws())
+        + &format!("admin: {{ listen: \"{}\" }}\n", free_admin())
+        + "server: { listen: \"127.0.0.1:0\", drain_delay: 1s, drain: 500ms }\n";
+    let mut gate = Gate::start(&config);
+    let mut socket =
+        Request::upgrade("/ws/a").cookie(&super::support::token("alice")).open(gate.address());
+    socket.echoes("hello");
+    let file = gate.config().to_owned();
+    let first = std::thread::spawn(move || on_file("drain", &file, &[], &[]));
+    eventually("it drains", || gate.ask("/readyz").status == 503);
+    let second = on_file("drain", gate.config(), &[], &[]);
+    assert_eq!(second.code, 0, "{second:?}");
+    assert_eq!(first.join().expect("no panic").code, 0);
+    assert_eq!(socket.closed().says(), (1001, "Going away"));
+    assert!(gate.wait().success());
 }
 
 #[test]

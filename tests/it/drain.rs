@@ -125,6 +125,36 @@ fn a_second_signal_exits_at_once() {
 }
 
 #[test]
+fn the_signal_that_follows_an_operators_drain_does_not_cut_it_short() {
+    let upstream = Upstream::start();
+    let admin = canary("canary-admin-token-0005");
+    let config = members(&upstream.ws())
+        + "server: { listen: \"127.0.0.1:0\", drain_delay: 1s, drain: 1s }\n"
+        + &format!("admin: {{ listen: \"127.0.0.1:0\", token: {admin} }}\n");
+    let mut gate = Gate::start(&config);
+    let mut socket = Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address());
+    assert_eq!(Request::new("POST", "/drain").bearer(&admin).send(gate.admin()).status, 202);
+    eventually("it is unready", || gate.ask("/readyz").status == 503);
+    // As Kubernetes does behind a preStop that does not wait.
+    gate.signal("TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    socket.echoes("still here");
+    assert_eq!(socket.closed().says(), (1001, "Going away"));
+    assert!(gate.wait().success());
+
+    let mut gate = Gate::start(&config.replace("drain_delay: 1s", "drain_delay: 60s"));
+    let _socket = Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address());
+    assert_eq!(Request::new("POST", "/drain").bearer(&admin).send(gate.admin()).status, 202);
+    eventually("it is unready", || gate.ask("/readyz").status == 503);
+    let began = Instant::now();
+    gate.signal("TERM");
+    std::thread::sleep(Duration::from_millis(200));
+    gate.signal("TERM");
+    gate.wait();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
 fn who_is_still_being_verified_when_it_drains_is_refused_readably() {
     let upstream = Upstream::start();
     let config = format!(
@@ -172,6 +202,28 @@ fn a_message_in_flight_ends_before_its_socket_does() {
     assert_eq!(socket.closed().says(), (1001, "Going away"));
     assert!(gate.wait().success());
     assert_eq!(upstream.closes(), [Some(1001)]);
+}
+
+#[test]
+fn a_message_that_is_looked_at_first_is_not_lost_either() {
+    let upstream = Upstream::start();
+    let members = "origins: any, credentials: [{ cookie: session, verifier: app }], lifetime: \
+                   { refresh: { where: { /type: auth }, token: /token, verifier: app } }";
+    let config = policy(members, &upstream.ws())
+        + "server: { listen: \"127.0.0.1:0\", drain_delay: 0s, drain: 2s }\n";
+    let mut gate = Gate::start(&config);
+    let mut socket = Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address());
+    socket.echoes("hello");
+    let message = Frame::text("the first half and the second half").masked();
+    let (start, end) = message.split_at(20);
+    socket.send_bytes(start);
+    gate.signal("TERM");
+    gate.line("of the drain", |line| line["message"] == "draining");
+    std::thread::sleep(Duration::from_millis(300));
+    socket.send_bytes(end);
+    assert_eq!(socket.closed().says(), (1001, "Going away"));
+    assert!(gate.wait().success());
+    assert_eq!(upstream.messages(), ["hello", "the first half and the second half"]);
 }
 
 #[test]
