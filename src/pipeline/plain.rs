@@ -81,9 +81,12 @@ impl Plain<'_> {
         let progress = Arc::new(Progress::default());
         let request = self.request(&identity, body, &progress)?;
         let limit = exchange.plan.limits.http_body_timeout.0;
+        let live = Live::new(place, self.ip_slot.take());
         let sent = tokio::select! {
             sent = upstream.http.send(&permit, request) => sent.map_err(|error| error.kind()),
             () = progress.stalled(limit) => Err("timeout"),
+            // Neither a long poll nor an upload outlives the login behind it.
+            reason = live.withdrawn() => return Err(reason),
         };
         let response = sent.map_err(|kind| {
             // Not the upstream's failure if it is the client that sends no more.
@@ -98,7 +101,7 @@ impl Plain<'_> {
             exchange.plan.metrics.upstream_error("invalid_101");
             return Err(Reason::UpstreamUnavailable);
         }
-        Ok((response, Live::new(place, self.ip_slot.take())))
+        Ok((response, live))
     }
 
     fn request(
@@ -139,6 +142,14 @@ impl Live {
 
     fn control(&self) -> &Control {
         &self.place.entry().control
+    }
+
+    /// Waits until the connection must end; a drain lets what is in flight arrive.
+    async fn withdrawn(&self) -> Reason {
+        match std::future::poll_fn(|context| self.control().poll_requested(context)).await {
+            (Reason::Draining, _) => std::future::pending().await,
+            (reason, _) => reason,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::support::{
-    Gate, Request, Response, SECRET, Token, Upstream, dial, eventually, members, policy,
+    Gate, Request, Response, SECRET, Token, Upstream, canary, dial, eventually, members, policy,
     read_chunk, token, unix_now,
 };
 
@@ -112,6 +112,35 @@ fn a_stream_of_events_ends_with_the_login_behind_it() {
     read_chunk(&mut stream).expect("the first event");
     assert!(read_chunk(&mut stream).is_err(), "the stream went on, or ended as if complete");
     assert!((at..at + 4).contains(&unix_now()), "not at the expiry");
+}
+
+#[test]
+fn what_an_upstream_has_not_answered_yet_ends_with_the_login_behind_it() {
+    let upstream = Upstream::start();
+    let admin = canary("canary-admin-token-0008");
+    let config = policy("credentials: [{ cookie: session, verifier: app }]", &upstream.ws())
+        + &format!("admin: {{ listen: \"127.0.0.1:0\", token: {admin} }}\n");
+    let gate = Gate::start(&config);
+    let alice = token("alice");
+    let mut polling = dial(gate.address());
+    polling.write_all(&Request::get("/ws/await").cookie(&alice).bytes()).expect("sent");
+    // An upload that has no end: a piece now and then is progress enough.
+    let mut uploading = dial(gate.address());
+    let upload = Request::new("POST", "/ws/report").cookie(&alice);
+    uploading.write_all(&upload.header("Transfer-Encoding", "chunked").bytes()).expect("sent");
+    uploading.write_all(b"4\r\ndrip\r\n").expect("sent");
+    eventually("both are on their way", || upstream.seen().len() == 2);
+    let began = Instant::now();
+    let body = serde_json::json!({ "subject": "alice" }).to_string();
+    let answer = Request::new("POST", "/revoke").bearer(&admin).body(body).send(gate.admin());
+    assert_eq!(answer.json()["closed"], 2);
+    for mut stream in [polling, uploading] {
+        let answer = Response::read(&mut stream).expect("an answer");
+        assert_eq!((answer.status, answer.error().as_str()), (401, "Session revoked"));
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    eventually("the upstream is left", || upstream.closes() == [None]);
 }
 
 #[test]
