@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::exchange::Exchange;
+use super::gate::Gate;
 use super::login::{frame_down, frame_up};
 use super::plan::Plan;
 use crate::clock;
@@ -14,7 +15,6 @@ use crate::credential::{Follower, Forwarded, MessageSource, Place, Progress, Sig
 use crate::expression::Variables;
 use crate::identity::Identity;
 use crate::relay::{Tap, TapVerdict, Watch};
-use crate::revocation::Revocations;
 use crate::verifier::{Credential, KeptOccasion, VerifyError};
 
 /// Watches a live connection for further login messages: each must prove the
@@ -38,7 +38,7 @@ struct Followed {
 struct Judge {
     plan: Arc<Plan>,
     identity: Arc<Identity>,
-    revocations: Arc<Revocations>,
+    gate: Arc<Gate>,
     /// The upgrade as verifiers are told; its headers are gone.
     occasion: KeptOccasion,
     /// What a `rewrite` sees besides the message; nothing if there is none.
@@ -63,7 +63,7 @@ impl LoginTap {
         let judge = Judge {
             plan: Arc::clone(&exchange.plan),
             identity: Arc::clone(identity),
-            revocations: Arc::clone(&exchange.gate.revocations),
+            gate: Arc::clone(&exchange.gate),
             occasion: exchange.occasion_at(Place::Message).bare(),
             variables: exchange.variables(Some(identity), |_| source.rewrites()),
             subprotocol: subprotocol.map(Into::into),
@@ -131,10 +131,12 @@ impl Judge {
 
     async fn verify(&self, source: &MessageSource, token: &[u8]) -> Result<(), Reason> {
         let chain = self.plan.access.chains.get(source.index()).ok_or(Reason::Forbidden)?;
+        // A reload may have given them other keys, or taken one out.
+        let chain = self.gate.plans.load().present(chain);
         let credential = Credential { value: token, basic: false };
         match chain.verify(&credential, &self.occasion.lent(), clock::unix_now()).await.result {
             Ok(proven) if proven.is_same(&self.identity) => {
-                self.revocations.judge(&proven, clock::unix_millis())
+                self.gate.revocations.judge(&proven, clock::unix_millis())
             }
             Ok(_) => Err(Reason::Forbidden),
             Err(VerifyError::Rejected(reason)) => Err(reason),

@@ -160,6 +160,13 @@ impl Plans {
         self.proxy_protocol && self.proxies.contains(peer)
     }
 
+    /// Those of `chain` as they are now; who is configured no longer is left out.
+    pub(super) fn present(&self, chain: &Chain) -> Chain {
+        let named = |name: &str| self.verifiers.get(name).map(|kept| &kept.built.verifier);
+        let present = chain.verifiers().iter().filter_map(|verifier| named(verifier.name()));
+        Chain::new(present.map(Arc::clone).collect())
+    }
+
     /// The plan of the route that `name` labels.
     pub fn named(&self, name: &str) -> Option<&Arc<Plan>> {
         self.router.iter().find(|plan| *plan.name == *name)

@@ -195,9 +195,19 @@ impl Desk {
             return Err(Failure::Refused(Reason::MalformedCredential));
         }
         let plans = self.gate.plans.load_full();
-        // A reload may have changed who verifies, and what is required.
-        let plan = plans.named(&self.plan.name).unwrap_or(&self.plan);
-        let chain = plan.access.refresh.as_ref().map_or(&refresh.chain, |now| &now.chain);
+        // A reload may have changed who verifies, and what is required. Nobody verifies
+        // by what is configured no longer: it may have been taken out for a reason.
+        let plan = plans.named(&self.plan.name);
+        let present;
+        let chain = match plan.map(|plan| &plan.access.refresh) {
+            Some(Some(now)) => &now.chain,
+            Some(None) => return Err(Failure::Refused(Reason::InvalidCredential)),
+            None => {
+                present = plans.present(&refresh.chain);
+                &present
+            }
+        };
+        let plan = plan.unwrap_or(&self.plan);
         let credential = Credential { value: token.expose(), basic: false };
         let started = Instant::now();
         let verdict = chain.verify(&credential, &self.occasion.lent(), clock::unix_now()).await;

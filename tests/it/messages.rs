@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use super::support::{Frame, Gate, Nobody, Opcode, Request, Token, Upstream, policy, token};
+use super::support::{
+    Frame, Gate, Nobody, Opcode, Request, SECRET, Token, Upstream, policy, token,
+};
 
 const JSON: &str =
     "{ message: { format: json, where: { /type: auth }, token: /token }, verifier: app";
@@ -254,6 +256,24 @@ fn a_second_login_never_reaches_the_upstream() {
     socket.send_frame(&Frame::new(Opcode::Continuation, end));
     assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
     assert_eq!(upstream.messages(), ["hello", "still here", "hello"]);
+}
+
+#[test]
+fn a_second_login_is_judged_by_the_keys_of_now() {
+    const ANOTHER: &str = "another-secret-of-32-bytes-or-more-0001";
+    let upstream = Upstream::start();
+    let before = config("", "", &upstream.ws());
+    let gate = Gate::start(&before);
+    let mut socket = open(&gate);
+    socket.send(&login(&token("alice")));
+    socket.echoes("hello");
+    gate.rewrite(&before.replace(SECRET, ANOTHER));
+    gate.metric_becomes("sockgate_config_reloads_total", &["outcome=\"success\""], 1.0);
+    socket.send(&login(&Token::of("alice").sign_with(ANOTHER.as_bytes())));
+    socket.echoes("still here");
+    socket.send(&login(&token("alice")));
+    assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
+    assert_eq!(upstream.messages(), ["hello", "still here"]);
 }
 
 #[test]

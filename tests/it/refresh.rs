@@ -379,6 +379,40 @@ fn a_changed_policy_judges_the_login_that_a_connection_stands_on_now() {
 }
 
 #[test]
+fn a_login_is_renewed_by_who_verifies_now_and_not_by_who_did() {
+    const ANOTHER: &str = "another-secret-of-32-bytes-or-more-0001";
+    let upstream = Upstream::start();
+    let before = config("", ", reject_message: reason.text", &upstream);
+    let rekeyed = before.replace(SECRET, ANOTHER);
+    let old = || refresh(&token("alice"));
+    let new = |seconds: i64| {
+        refresh(&Token::of("alice").expires_in(seconds).sign_with(ANOTHER.as_bytes()))
+    };
+    for (after, renews) in [
+        (rekeyed.clone(), true),
+        // A route that is gone keeps what is open; who verifies for it has other keys.
+        (rekeyed.replace("name: chat", "name: renamed"), true),
+        // Nobody renews logins here any more, whoever holds a key.
+        (rekeyed.replace(REFRESH, "max: 1h"), false),
+        (before.replace(REFRESH, "max: 1h"), false),
+    ] {
+        let gate = Gate::start(&before);
+        let mut socket = open(&gate, &token("alice"));
+        gate.rewrite(&after);
+        gate.metric_becomes("sockgate_config_reloads_total", &["outcome=\"success\""], 1.0);
+        socket.send(&old());
+        assert_eq!(socket.text(), "Unauthorized", "{after}");
+        pace();
+        socket.send(&new(2));
+        match renews {
+            true => assert_eq!(socket.closed().says(), (4002, "Session expired")),
+            false => assert_eq!(socket.text(), "Unauthorized"),
+        }
+        assert!(upstream.messages().iter().all(|message| message == "hello"));
+    }
+}
+
+#[test]
 fn a_verifier_that_cannot_answer_is_nobodys_refusal() {
     let mut redis = Redis::start();
     let upstream = Upstream::start();
