@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use super::lifetime::{LiveLimits, Verdict};
 use super::registry::Arrival;
 use super::state::{Event, State};
-use crate::clock;
+use crate::clock::{self, Ticker};
 use crate::close::{CloseCodes, Reason};
 use crate::identity::Identity;
 use crate::relay::{Control, Direction};
@@ -92,6 +92,17 @@ impl Entry {
     /// The login that it stands on now.
     pub fn identity(&self) -> Arc<Identity> {
         self.identity.load_full()
+    /// When it was opened by a clock that says `now`, in milliseconds since the epoch:
+    /// earlier than [`Entry::opened`] if that clock was set back since. `tick` is now.
+    pub fn opened_by(&self, now: i64, tick: u32) -> i64 {
+        /// A tick is a quarter of a second, and the task that counts them may be late.
+        const SET_BACK: i64 = 2000;
+        let age = i64::from(tick.wrapping_sub(self.opened_tick))
+            .saturating_mul(Ticker::PERIOD.as_millis() as i64);
+        let opened = now.saturating_sub(age);
+        if opened < self.opened.saturating_sub(SET_BACK) { opened } else { self.opened }
+    }
+
     }
 
     /// Where it is in its life.
@@ -326,3 +337,15 @@ mod tests {
         assert!(size_of::<Entry>() <= 304, "{}", size_of::<Entry>());
     }
 }
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_connection_younger() {
+        let registry = Registry::new(Arc::default());
+        let place = open(&registry, &ada(1_000), 0);
+        let entry = place.entry();
+        assert_eq!(entry.opened_by(entry.opened + 60_000, 240), entry.opened);
+        assert_eq!(entry.opened_by(entry.opened + 59_000, 240), entry.opened, "a late tick");
+        assert_eq!(entry.opened_by(entry.opened + 9_999_999, 240), entry.opened, "set forward");
+        let back = entry.opened + 60_000 - 3_600_000;
+        assert_eq!(entry.opened_by(back, 240), back - 60_000);
+    }
+

@@ -154,14 +154,19 @@ impl Registry {
         entries
     }
 
-    /// Every connection that `fits` and has not been asked to close. Looks at all of
+    /// Every connection that `fits` and has not been asked to close; `fits` is told when
+    /// it was opened by a clock that says `now` ([`Entry::opened_by`]). Looks at all of
     /// them: an index would cost each connection memory for what rarely happens.
-    pub fn find_open(&self, mut fits: impl FnMut(&Entry) -> bool) -> Vec<Arc<Entry>> {
-        let mut found = Vec::new();
+    pub fn find_open(
+        &self,
+        now: i64,
+        mut fits: impl FnMut(&Entry, i64) -> bool,
+    ) -> Vec<Arc<Entry>> {
+        let (mut found, tick) = (Vec::new(), self.ticker.now());
         for shard in &self.shards {
             let shard = lock(shard);
             let open = shard.values().filter(|entry| entry.control.requested().is_none());
-            found.extend(open.filter(|entry| fits(entry)).cloned());
+            found.extend(open.filter(|entry| fits(entry, entry.opened_by(now, tick))).cloned());
         }
         found
     }

@@ -296,9 +296,9 @@ impl Revocations {
     /// The connections that `revocation` means.
     fn meant(&self, revocation: &Revocation) -> Vec<Arc<Entry>> {
         let now = clock::unix_millis();
-        self.registry.find_open(|entry| {
+        self.registry.find_open(now, |entry, opened| {
             let identity = entry.identity();
-            revocation.target.means(&identity) && revocation.holds(&identity, entry.opened, now)
+            revocation.target.means(&identity) && revocation.holds(&identity, opened, now)
         })
     }
 

@@ -129,7 +129,7 @@ impl Revocations {
     }
 
     /// Takes note of a published revocation.
-    fn hear(&self, message: &[u8]) {
+    pub(super) fn hear(&self, message: &[u8]) {
         // What cannot be read was not published by any sockgate.
         let Some(revocation) = read_message(message).map(heard) else { return };
         match self.write(|set| set.note(revocation, clock::unix_millis())) {
@@ -186,10 +186,9 @@ impl Revocations {
     /// Closes whatever is revoked by now, after `news` were learnt together.
     fn close_revoked(&self, news: usize) {
         let now = clock::unix_millis();
-        let closed =
-            self.close(self.registry.find_open(|entry| {
-                self.read(|set| set.refuses(&entry.identity(), entry.opened, now))
-            }));
+        let refused =
+            |entry: &Entry, opened| self.read(|set| set.refuses(&entry.identity(), opened, now));
+        let closed = self.close(self.registry.find_open(now, refused));
         self.telemetry.metrics.revocations(Source::Redis.label(), news);
         let fields = [("revocations", Value::from(news)), ("closed", closed.into())];
         self.telemetry.log.event(LogLevel::Info, "revocations loaded", &fields);

@@ -141,6 +141,23 @@ async fn a_revocation_lasts_as_long_as_any_credential_that_it_was_seen_to_mean()
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_hides_no_connection_from_a_revocation() {
+    let revocations = revocations("{}");
+    let place = open(&revocations, of_method(Method::Session, "ada", None));
+    let other = open(&revocations, of_method(Method::Session, "eve", None));
+    // A minute has passed, and the clock says what it said at the beginning.
+    revocations.registry.sweep(0, 240);
+    let target = Target::new(Kind::Subject, "ada", Scope::Any);
+    let now = place.entry().opened;
+    let message = format!("{target} {} {}", now - 30_000, now + 1_000_000);
+    revocations.hear(message.as_bytes());
+    while asked(&place).is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(asked(&other), None);
+}
+
+#[tokio::test]
 async fn nobody_is_let_in_before_what_is_stored_is_loaded() {
     let revocations = revocations(r#"{"redis":"redis://127.0.0.1:1/0","timeout":"100ms"}"#);
     let ada = identity("ada", None, None);
