@@ -52,6 +52,8 @@ pub struct Entry {
     state: AtomicU8,
     /// Somebody wants to know when it has left the registry.
     told_of: AtomicBool,
+    /// It is among those of its subject.
+    counted: AtomicBool,
     limits: ArcSwap<LiveLimits>,
     metrics: Arc<RouteMetrics>,
 }
@@ -84,14 +86,12 @@ impl Entry {
             opened_tick: tick,
             state: AtomicU8::new(State::Deciding as u8),
             told_of: AtomicBool::new(false),
+            counted: AtomicBool::new(false),
             limits: ArcSwap::new(Arc::clone(arrival.limits)),
             metrics: Arc::clone(arrival.metrics),
         }
     }
 
-    /// The login that it stands on now.
-    pub fn identity(&self) -> Arc<Identity> {
-        self.identity.load_full()
     /// When it was opened by a clock that says `now`, in milliseconds since the epoch:
     /// earlier than [`Entry::opened`] if that clock was set back since. `tick` is now.
     pub fn opened_by(&self, now: i64, tick: u32) -> i64 {
@@ -103,17 +103,20 @@ impl Entry {
         if opened < self.opened.saturating_sub(SET_BACK) { opened } else { self.opened }
     }
 
+    /// The login that it stands on now.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.identity.load_full()
     }
 
     /// Where it is in its life.
     pub fn state(&self) -> State {
-        State::of(self.state.load(Ordering::Acquire))
+        State::of(self.state.load(Ordering::SeqCst))
     }
 
     /// Lets `event` happen; false if it cannot happen now.
     fn pass(&self, event: Event) -> bool {
         let next = |now| State::of(now).after(event).map(|state| state as u8);
-        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).is_ok()
+        self.state.fetch_update(Ordering::SeqCst, Ordering::Acquire, next).is_ok()
     }
 
     /// It may stay.
@@ -197,6 +200,17 @@ impl Entry {
     /// Has [`Registry::departed`](super::Registry::departed) tell when it has left.
     pub fn tell_of_leaving(&self) {
         self.told_of.store(true, Ordering::Release);
+    }
+
+    /// It is among those of its subject from now on.
+    pub(super) fn count(&self) {
+        // In one order with its state: who leaves sees this, or who counts sees that.
+        self.counted.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it is among those of its subject.
+    pub(super) fn is_counted(&self) -> bool {
+        self.counted.load(Ordering::SeqCst)
     }
 
     /// It leaves the registry; whether somebody is to be told.
@@ -333,11 +347,6 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_pays_no_more_than_it_needs() {
-        assert!(size_of::<Entry>() <= 304, "{}", size_of::<Entry>());
-    }
-}
-    #[test]
     fn a_clock_that_is_set_back_makes_no_connection_younger() {
         let registry = Registry::new(Arc::default());
         let place = open(&registry, &ada(1_000), 0);
@@ -349,3 +358,8 @@ mod tests {
         assert_eq!(entry.opened_by(back, 240), back - 60_000);
     }
 
+    #[test]
+    fn an_entry_pays_no_more_than_it_needs() {
+        assert!(size_of::<Entry>() <= 304, "{}", size_of::<Entry>());
+    }
+}

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::entry::{Carrier, Entry};
-use super::lifetime::LiveLimits;
+use super::lifetime::{LiveLimits, SubjectLimit};
 use crate::clock::Ticker;
 use crate::close::{CloseCodes, Reason};
 use crate::identity::Identity;
@@ -62,7 +62,6 @@ pub struct SubjectFull;
 pub struct Place {
     registry: Arc<Registry>,
     entry: Arc<Entry>,
-    subject: Option<Box<SubjectKey>>,
 }
 
 const SHARDS: usize = 16;
@@ -92,31 +91,60 @@ impl Registry {
         let entry = Arc::new(Entry::new(id, arrival, self.ticker.now()));
         lock(self.shard(id)).insert(id, Arc::clone(&entry));
         self.open.fetch_add(1, Ordering::Relaxed);
-        Place { registry: Arc::clone(self), entry, subject: None }
+        Place { registry: Arc::clone(self), entry }
     }
 
-    fn enter_subject(
-        &self,
-        id: u64,
-        key: &SubjectKey,
-        most: u32,
-        close_oldest: bool,
-    ) -> Result<(), SubjectFull> {
+    fn enter_subject(&self, entry: &Entry, limit: SubjectLimit) -> Result<(), SubjectFull> {
         let mut subjects = lock(&self.subjects);
-        let ids = subjects.entry(key.clone()).or_default();
+        let ids = subjects.entry(SubjectKey::of(&entry.identity())).or_default();
+        let most = limit.most as usize;
+        // A reload may have counted it while it was decided.
+        ids.remove(&entry.id);
+        if ids.len() >= most {
+            // Who has been asked to close does not count any more: that may take seconds,
+            // and a client that hears of it comes back at once.
+            ids.retain(|id| self.find(*id).is_some_and(|entry| !entry.state().is_ending()));
+        }
         // One at a time, unless a reload has lowered the limit.
-        while ids.len() >= most as usize {
-            if !close_oldest {
+        while ids.len() >= most {
+            if !limit.close_oldest {
                 return Err(SubjectFull);
             }
-            // The oldest leaves the count at once: its closing may take seconds.
             let oldest = ids.pop_first();
             if let Some(entry) = oldest.and_then(|oldest| self.find(oldest)) {
                 entry.close(Reason::LimitSubject);
             }
         }
-        ids.insert(id);
+        ids.insert(entry.id);
+        entry.count();
         Ok(())
+    }
+
+    /// Counts a connection among those of its subject that was open before they were
+    /// limited. It stays, however many there are: the limit is reached with the next.
+    pub fn count(&self, entry: &Entry) {
+        let identity = entry.identity();
+        if entry.limits().per_subject.is_none() || identity.is_anonymous() || entry.is_counted() {
+            return;
+        }
+        lock(&self.subjects).entry(SubjectKey::of(&identity)).or_default().insert(entry.id);
+        entry.count();
+        // It may have left in between, and have found itself uncounted.
+        if entry.state().is_ending() {
+            self.leave_subject(entry);
+        }
+    }
+
+    fn leave_subject(&self, entry: &Entry) {
+        // Its login may have been renewed, but only as the same subject.
+        let key = SubjectKey::of(&entry.identity());
+        let mut subjects = lock(&self.subjects);
+        if let Some(ids) = subjects.get_mut(&key) {
+            ids.remove(&entry.id);
+            if ids.is_empty() {
+                subjects.remove(&key);
+            }
+        }
     }
 
     fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Arc<Entry>>> {
@@ -221,14 +249,13 @@ impl Place {
     /// # Errors
     /// [`SubjectFull`] if the subject has as many as it may and the newest is
     /// the one to refuse.
-    pub fn claim(&mut self, identity: &Identity) -> Result<(), SubjectFull> {
-        let limit = self.entry.limits().per_subject.filter(|_| !identity.is_anonymous());
-        if let Some(limit) = limit {
-            let key = SubjectKey::of(identity);
-            self.registry.enter_subject(self.entry.id, &key, limit.most, limit.close_oldest)?;
-            self.subject = Some(Box::new(key));
+    pub fn claim(&self) -> Result<(), SubjectFull> {
+        match self.entry.limits().per_subject {
+            Some(limit) if !self.entry.identity().is_anonymous() => {
+                self.registry.enter_subject(&self.entry, limit)
+            }
+            Some(_) | None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -240,14 +267,8 @@ impl Drop for Place {
         }
         lock(registry.shard(self.entry.id)).remove(&self.entry.id);
         self.entry.route_metrics().ended(&self.entry.flow());
-        if let Some(key) = &self.subject {
-            let mut subjects = lock(&registry.subjects);
-            if let Some(ids) = subjects.get_mut(key) {
-                ids.remove(&self.entry.id);
-                if ids.is_empty() {
-                    subjects.remove(key);
-                }
-            }
+        if self.entry.is_counted() {
+            registry.leave_subject(&self.entry);
         }
         if registry.open.fetch_sub(1, Ordering::Relaxed) == 1 {
             registry.emptied.notify_waiters();
@@ -286,7 +307,7 @@ mod tests {
         identity: &Arc<Identity>,
         limits: &Arc<LiveLimits>,
     ) -> Result<Place, SubjectFull> {
-        let mut place = registry.enter(Arrival {
+        let place = registry.enter(Arrival {
             request_id: &"r".into(),
             identity,
             peer: [127, 0, 0, 1].into(),
@@ -296,7 +317,7 @@ mod tests {
             metrics: &crate::telemetry::Metrics::new().unwrap().route("chat").unwrap(),
             grounds: None,
         });
-        place.claim(identity).map(|()| place)
+        place.claim().map(|()| place)
     }
 
     fn requested(place: &Place) -> Option<(Reason, u16)> {
@@ -351,8 +372,7 @@ mod tests {
         let registry = Registry::new(Arc::default());
         let under = |most| {
             limits(|limits| {
-                limits.per_subject =
-                    Some(super::super::lifetime::SubjectLimit { most, close_oldest: true })
+                limits.per_subject = Some(SubjectLimit { most, close_oldest: true });
             })
         };
         let ada = identity("ada", None);
@@ -367,8 +387,7 @@ mod tests {
     fn leaving_empties_every_map() {
         let registry = Registry::new(Arc::default());
         let limits = limits(|limits| {
-            limits.per_subject =
-                Some(super::super::lifetime::SubjectLimit { most: 1, close_oldest: false })
+            limits.per_subject = Some(SubjectLimit { most: 1, close_oldest: false });
         });
         let place = enter(&registry, &identity("ada", None), &limits).unwrap();
         assert_eq!(enter(&registry, &identity("ada", None), &limits).err(), Some(SubjectFull));
@@ -381,11 +400,58 @@ mod tests {
     }
 
     #[test]
+    fn who_has_been_asked_to_close_makes_room() {
+        let registry = Registry::new(Arc::default());
+        let limits = limits(|limits| {
+            limits.per_subject = Some(SubjectLimit { most: 1, close_oldest: false });
+        });
+        let ada = identity("ada", None);
+        let expired = enter(&registry, &ada, &limits).unwrap();
+        assert_eq!(enter(&registry, &ada, &limits).err(), Some(SubjectFull));
+        expired.entry().close(Reason::Expired);
+        let next = enter(&registry, &ada, &limits).unwrap();
+        assert_eq!(enter(&registry, &ada, &limits).err(), Some(SubjectFull));
+        drop(expired);
+        assert_eq!(enter(&registry, &ada, &limits).err(), Some(SubjectFull));
+        drop(next);
+        assert!(lock(&registry.subjects).is_empty());
+    }
+
+    #[test]
+    fn who_was_open_before_there_was_a_limit_counts_from_then_on() {
+        let registry = Registry::new(Arc::default());
+        let limited = limits(|limits| {
+            limits.per_subject = Some(SubjectLimit { most: 2, close_oldest: false });
+        });
+        let ada = identity("ada", None);
+        let places: Vec<_> =
+            (0..3).map(|_| enter(&registry, &ada, &limits(|_| {})).unwrap()).collect();
+        let gone = enter(&registry, &ada, &limits(|_| {})).unwrap();
+        for place in places.iter().chain([&gone]) {
+            place.entry().limit(&limited);
+        }
+        let late = Arc::clone(gone.entry());
+        drop(gone);
+        for entry in places.iter().map(Place::entry).chain([&late]) {
+            registry.count(entry);
+            registry.count(entry);
+        }
+        assert_eq!(lock(&registry.subjects).values().map(BTreeSet::len).sum::<usize>(), 3);
+        assert!(places.iter().all(|place| requested(place).is_none()));
+        assert_eq!(enter(&registry, &ada, &limited).err(), Some(SubjectFull));
+        let mut places = places.into_iter();
+        drop((places.next(), places.next()));
+        let newest = enter(&registry, &ada, &limited).unwrap();
+        assert_eq!(enter(&registry, &ada, &limited).err(), Some(SubjectFull));
+        drop((places, newest));
+        assert!(lock(&registry.subjects).is_empty());
+    }
+
+    #[test]
     fn the_oldest_connection_of_a_subject_gives_way() {
         let registry = Registry::new(Arc::default());
         let limits = limits(|limits| {
-            limits.per_subject =
-                Some(super::super::lifetime::SubjectLimit { most: 2, close_oldest: true })
+            limits.per_subject = Some(SubjectLimit { most: 2, close_oldest: true });
         });
         let places: Vec<_> =
             (0..3).map(|_| enter(&registry, &identity("ada", None), &limits).unwrap()).collect();

@@ -78,6 +78,11 @@ impl State {
         self.after(Event::Renew).is_some()
     }
 
+    /// Whether it is on its way out, or gone.
+    pub fn is_ending(self) -> bool {
+        matches!(self, State::Closing | State::Gone)
+    }
+
     /// The state with this discriminant; [`State::Gone`] if there is none.
     pub(super) fn of(number: u8) -> State {
         State::ALL.get(usize::from(number)).copied().unwrap_or(State::Gone)

@@ -155,7 +155,7 @@ fn admit_by(
     }
     let asked_again = carrier == Carrier::Socket || original.is_some();
     let grounds = asked_again.then(|| exchange.grounds(&variables).kept());
-    let mut place = exchange.gate.registry.enter(Arrival {
+    let place = exchange.gate.registry.enter(Arrival {
         request_id: &exchange.request_id,
         identity,
         peer: exchange.client.ip,
@@ -176,7 +176,7 @@ fn admit_by(
         Decision::Deny(denial) => return Err(denial.reason),
     };
     if carrier == Carrier::Socket {
-        place.claim(identity).map_err(|_| Reason::LimitSubject)?;
+        place.claim().map_err(|_| Reason::LimitSubject)?;
     }
     // A reload in the meantime has not seen this connection.
     judge_again::late(exchange, place.entry());

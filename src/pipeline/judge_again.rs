@@ -27,7 +27,7 @@ pub fn judge_again(gate: &Gate, old: &Plans, new: &Plans) {
 pub(super) fn late(exchange: &Exchange, entry: &Entry) {
     let now = exchange.gate.plans.load();
     if !Arc::ptr_eq(&now, &exchange.plans) {
-        judge_entry(entry, Some(&exchange.plan), &now);
+        judge_entry(&exchange.gate, entry, Some(&exchange.plan), &now);
     }
 }
 
@@ -35,16 +35,17 @@ pub(super) fn late(exchange: &Exchange, entry: &Entry) {
 pub(super) fn renewed(gate: &Gate, plans: &Arc<Plans>, entry: &Entry) {
     let now = gate.plans.load();
     if !Arc::ptr_eq(&now, plans) {
-        judge_entry(entry, plans.named(entry.route()), &now);
+        judge_entry(gate, entry, plans.named(entry.route()), &now);
     }
 }
 
-fn judge_entry(entry: &Entry, old: Option<&Arc<Plan>>, new: &Plans) {
+fn judge_entry(gate: &Gate, entry: &Entry, old: Option<&Arc<Plan>>, new: &Plans) {
     let Some(plan) = new.named(entry.route()) else { return };
     if entry.carrier != Carrier::Socket || old.is_some_and(|old| old.terms == plan.terms) {
         return;
     }
     entry.limit(&plan.live);
+    gate.registry.count(entry);
     if let Some(reason) =
         entry.grounds.as_deref().and_then(|kept| fault(plan, &Grounds::of(kept), entry))
     {

@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use super::support::{
-    Gate, PATIENCE, Request, Response, Token, Upstream, dial, eventually, members, policy, token,
+    Gate, PATIENCE, Request, Response, Socket, Token, Upstream, canary, dial, eventually, members,
+    policy, token,
 };
 
 fn start(limits: &str, upstream: &Upstream) -> Gate {
@@ -308,6 +309,48 @@ fn the_oldest_connection_of_a_subject_may_make_room() {
     assert_eq!(oldest.closed().says(), (4029, "Too many connections"));
     middle.echoes("still here");
     newest.echoes("still here");
+}
+
+#[test]
+fn who_is_being_closed_is_not_in_the_way_of_its_own_return() {
+    let upstream = Upstream::start();
+    let admin = canary("canary-admin-token-0007");
+    let config = members(&upstream.ws())
+        + "limits: { connections_per_subject: 1 }\n"
+        + &format!("admin: {{ listen: \"127.0.0.1:0\", token: {admin} }}\n");
+    let gate = Gate::start(&config);
+    let of = |session: &str| Token::of("alice").claim("sid", session).sign();
+    // This upstream answers no Close: the gate waits for it.
+    let old = Request::upgrade("/ws/deaf").cookie(&of("old")).open(gate.address());
+    assert_eq!(request("alice").closed(gate.address()).code, 4029);
+    let body = serde_json::json!({ "session": "old" }).to_string();
+    let began = Instant::now();
+    let answer = Request::new("POST", "/revoke").bearer(&admin).body(body).send(gate.admin());
+    assert_eq!(answer.json()["closed"], 1);
+    assert_eq!(old.closed().says(), (4001, "Session revoked"));
+    let mut new = Request::upgrade("/ws/echo").cookie(&of("new")).open(gate.address());
+    new.echoes("hello");
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert_eq!(request("alice").closed(gate.address()).code, 4029);
+}
+
+#[test]
+fn who_was_there_before_the_limit_counts_under_it() {
+    let upstream = Upstream::start();
+    let unlimited = members(&upstream.ws());
+    let gate = Gate::start(&unlimited);
+    let mut early: Vec<_> = (0..3).map(|_| request("alice").open(gate.address())).collect();
+    early.iter_mut().for_each(|socket| socket.echoes("hello"));
+    gate.rewrite(&(unlimited + "limits: { connections_per_subject: 2 }\n"));
+    gate.metric_becomes("sockgate_config_reloads_total", &["outcome=\"success\""], 1.0);
+    assert_eq!(request("alice").closed(gate.address()).says(), (4029, "Too many connections"));
+    request("bob").open(gate.address()).echoes("another subject");
+    early.iter_mut().for_each(|socket| socket.echoes("still here"));
+    early.drain(..2).for_each(Socket::finish);
+    gate.metric_becomes("sockgate_connections_open", &[], 1.0);
+    let mut late = request("alice").open(gate.address());
+    late.echoes("hello");
+    assert_eq!(request("alice").closed(gate.address()).code, 4029);
 }
 
 #[test]
