@@ -102,7 +102,7 @@ impl Reloader {
             if let (true, false, Some((_, good))) = (asked, differs, just_loaded) {
                 self.say_already(good);
             } else if asked || differs {
-                let good = self.reload();
+                let good = self.reload().await;
                 self.noticed = (!asked).then(|| (Instant::now(), good));
                 // What was read before the reload counts as seen: a file that
                 // has changed since brings the next one.
@@ -144,8 +144,8 @@ impl Reloader {
     }
 
     /// Whether the configuration was good, and is now live.
-    fn reload(&mut self) -> bool {
-        match self.load() {
+    async fn reload(&mut self) -> bool {
+        match self.load().await {
             Ok(()) => true,
             Err(problems) => {
                 self.say_failed(&problems);
@@ -154,7 +154,7 @@ impl Reloader {
         }
     }
 
-    fn load(&mut self) -> Result<(), Vec<Problem>> {
+    async fn load(&mut self) -> Result<(), Vec<Problem>> {
         let telemetry = Arc::clone(&self.gate.telemetry);
         let old = self.gate.plans.load_full();
         let loaded = match config::load(&self.running.path) {
@@ -187,7 +187,7 @@ impl Reloader {
         self.gate.plans.store(Arc::clone(&plans));
         self.gate.revocations.set_terms(&plans.revocation);
         old.retire(&plans);
-        pipeline::judge_again(&self.gate, &old, &plans);
+        pipeline::judge_again(&self.gate, &old, &plans).await;
         telemetry.log.configure(&loaded.file.log);
         telemetry.metrics.config_reload(true);
         let needs_restart = needs_restart(&self.started, &loaded.file);

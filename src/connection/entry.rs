@@ -225,11 +225,20 @@ impl Entry {
         self.reckon();
     }
 
-    /// Judges it by the clock, and asks it to close if its time is over.
-    pub(super) fn judge(&self, now_millis: i64, tick: u32) {
+    /// Asks it to close if its time is over: it may have been renewed since that was
+    /// found out.
+    pub(super) fn close_if_due(&self, now_millis: i64, tick: u32) {
+        if let Some(reason) = self.judge(now_millis, tick) {
+            self.close(reason);
+        }
+    }
+
+    /// Judges it by the clock, and asks for a ping if one is due; why it must close, if
+    /// its time is over.
+    pub(super) fn judge(&self, now_millis: i64, tick: u32) -> Option<Reason> {
         let ends = self.ends.load(Ordering::Relaxed);
         if now_millis >= ends {
-            return self.close(Reason::Expired);
+            return Some(Reason::Expired);
         }
         let limits = self.limits.load();
         let expired = limits.grace_millis != 0
@@ -241,9 +250,12 @@ impl Entry {
         }
         let socket = self.carrier == Carrier::Socket;
         match limits.judge(&self.control, self.opened_tick, tick, socket) {
-            Verdict::Stay => {}
-            Verdict::Ping => self.control.request_ping(),
-            Verdict::Close(reason) => self.close(reason),
+            Verdict::Stay => None,
+            Verdict::Ping => {
+                self.control.request_ping();
+                None
+            }
+            Verdict::Close(reason) => Some(reason),
         }
     }
 }

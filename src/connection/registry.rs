@@ -216,13 +216,26 @@ impl Registry {
         });
     }
 
-    /// Judges every connection by the clock and asks those past their time to close.
-    pub fn sweep(&self, now_millis: i64, tick: u32) {
+    /// Judges every connection by the clock; those whose time is over, and who have not
+    /// been asked to close.
+    pub fn due(&self, now_millis: i64, tick: u32) -> Vec<Arc<Entry>> {
         self.ticker.set(tick);
+        let mut due = Vec::new();
         for shard in &self.shards {
             for entry in lock(shard).values() {
-                entry.judge(now_millis, tick);
+                if entry.judge(now_millis, tick).is_some() && entry.control.requested().is_none() {
+                    due.push(Arc::clone(entry));
+                }
             }
+        }
+        due
+    }
+
+    /// The same, and closes them all at once.
+    #[cfg(test)]
+    pub(crate) fn sweep(&self, now_millis: i64, tick: u32) {
+        for entry in self.due(now_millis, tick) {
+            entry.close_if_due(now_millis, tick);
         }
     }
 }

@@ -19,14 +19,22 @@ pub async fn sweep(registry: Arc<Registry>) {
         let now = interval.tick().await;
         let ticks = now.duration_since(start).as_millis() / Ticker::PERIOD.as_millis();
         // Ticks are compared by wrapping difference, so 34 years may pass.
-        registry.sweep(clock::unix_millis(), ticks as u32);
+        let tick = ticks as u32;
+        let due = registry.due(clock::unix_millis(), tick);
+        // Who logged in together, as after an outage, expires together.
+        in_turn(&due, |entry| entry.close_if_due(clock::unix_millis(), tick)).await;
     }
 }
 
-/// Closes `entries` for `reason`, some at a time: each closing wakes its connection,
-/// and nobody else should have to wait for all of them. But they all begin before most
-/// have ended: a Close that is sent is worth more than one that is answered.
+/// Closes `entries` for `reason`, some at a time.
 pub async fn close_in_turn(entries: Vec<Arc<Entry>>, reason: Reason) {
+    in_turn(&entries, |entry| entry.close(reason)).await;
+}
+
+/// Closes `entries`, some at a time: each closing wakes its connection, and nobody else
+/// should have to wait for all of them. But they all begin before most have ended: a
+/// Close that is sent is worth more than one that is answered.
+async fn in_turn(entries: &[Arc<Entry>], close: impl Fn(&Entry)) {
     const TURN: usize = 256;
     /// About as long as two processors have to do with one turn. A pause, since a
     /// yield would come behind all that the turns before have still to do.
@@ -35,7 +43,7 @@ pub async fn close_in_turn(entries: Vec<Arc<Entry>>, reason: Reason) {
         if number > 0 {
             tokio::time::sleep(PAUSE).await;
         }
-        turn.iter().for_each(|entry| entry.close(reason));
+        turn.iter().for_each(|entry| close(entry));
     }
 }
 

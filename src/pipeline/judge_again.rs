@@ -15,11 +15,17 @@ use crate::expression::Variables;
 use crate::identity::Identity;
 use crate::policy::OwnOrigin;
 
+/// How many connections are judged before others get a turn.
+const AT_ONCE: usize = 64;
+
 /// Judges every live connection by `new`, where it differs from `old`. One whose
 /// route is gone stays as it is.
-pub fn judge_again(gate: &Gate, old: &Plans, new: &Plans) {
-    for entry in gate.registry.entries() {
-        judge_entry(&entry, old.named(entry.route()), new);
+pub async fn judge_again(gate: &Gate, old: &Plans, new: &Plans) {
+    for some in gate.registry.entries().chunks(AT_ONCE) {
+        for entry in some {
+            judge_entry(gate, entry, old.named(entry.route()), new);
+        }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -174,6 +174,26 @@ fn each_of_a_crowd_is_closed_within_a_second_of_its_expiry() {
 }
 
 #[test]
+fn a_crowd_that_expires_at_once_is_in_nobodys_way() {
+    let _alone = alone();
+    let upstream = Echo::start();
+    let gate = gate("server: { listen: '127.0.0.1:0', threads: 1 }", &upstream);
+    let number = many();
+    let first = unix_now() + 3 + number as i64 / 400;
+    let crowd = crowd(&gate, number, &Token::of("alice").claim("exp", first).sign());
+    assert!(unix_now() < first, "they took too long to open");
+    let before = at_rest(&gate);
+    std::thread::sleep(Duration::from_secs((first - unix_now()).max(1) as u64 - 1));
+    let bystanders = Bystanders::start(gate.address(), 2, &bystander());
+    let ends = crowd.ended(number);
+    let then = bystanders.finish();
+    all_are(&ends, 4002, "Session expired");
+    let earliest = ends.iter().map(|end| end.at).min().expect("some");
+    eprintln!("{number} closed within {:?}", longest(&ends, earliest));
+    is_undisturbed(&then, &before);
+}
+
+#[test]
 fn a_drain_closes_a_crowd_evenly_and_exits_when_all_are_gone() {
     const TENTHS: usize = 10;
     let _alone = alone();
@@ -203,6 +223,42 @@ fn a_drain_closes_a_crowd_evenly_and_exits_when_all_are_gone() {
     let closed = lines.iter().filter(|line| line["outcome"] == "closed");
     assert_eq!(closed.filter(|line| line["reason"] == "draining").count(), 1000);
     eventually("the upstream's connections are closed", || upstream.open() == 0);
+}
+
+/// One processor has to judge everybody, close whom it must, and serve the others.
+#[test]
+fn a_crowd_that_a_reload_judges_again_is_in_nobodys_way() {
+    let _alone = alone();
+    let upstream = Echo::start();
+    let gate = gate("server: { listen: '127.0.0.1:0', threads: 1 }", &upstream);
+    let number = many();
+    let crowd = crowd(&gate, number, &token("alice"));
+    let before = at_rest(&gate);
+    let written = std::fs::read_to_string(gate.config()).expect("the file");
+    let require = |rule: &str| {
+        let policy = format!("verifier: app }}], require: '{rule}' }}");
+        written.replace("verifier: app }] }", &policy)
+    };
+    for (reloads, rule) in
+        [r#"request.path != "/""#, r#"identity.subject != "alice""#].iter().enumerate()
+    {
+        let bystanders = Bystanders::start(gate.address(), 2, &bystander());
+        let began = Instant::now();
+        gate.rewrite(&require(rule));
+        gate.signal("HUP");
+        let done = (reloads + 1) as f64;
+        gate.metric_becomes("sockgate_config_reloads_total", &["outcome=\"success\""], done);
+        eprintln!("judged after {:?}", began.elapsed());
+        if reloads == 1 {
+            let ends = crowd.ended(number);
+            eprintln!("closed after {:?}", longest(&ends, began));
+            all_are(&ends, 4003, "Forbidden");
+        }
+        let then = bystanders.finish();
+        is_undisturbed(&then, &before);
+        assert_eq!(crowd.ends().len(), reloads * number);
+    }
+    gate.metric_becomes("sockgate_connections_open", &[], 0.0);
 }
 
 #[test]
