@@ -72,9 +72,7 @@ impl Admin {
                 not_allowed("GET, HEAD")
             }
             "/metrics" => self.metrics(),
-            "/healthz" => {
-                json_answer(StatusCode::OK, &json!({ "status": "ok", "pid": std::process::id() }))
-            }
+            "/healthz" => health(),
             "/readyz" => self.readiness(),
             JWKS => self.jwks(),
             "/connections" => match self.may_look(request.headers(), peer) {
@@ -212,6 +210,14 @@ fn listed(entry: &Entry) -> Value {
         "bytes_up": entry.control.tally(Direction::Up).bytes(),
         "bytes_down": entry.control.tally(Direction::Down).bytes(),
     })
+}
+
+/// Alive, as which process, and with how many tasks: where that number goes on growing
+/// while connections come and go, something is left behind.
+fn health() -> Answer {
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let told = json!({ "status": "ok", "pid": std::process::id(), "tasks": tasks });
+    json_answer(StatusCode::OK, &told)
 }
 
 fn check(token: &Secret, headers: &HeaderMap) -> Result<(), StatusCode> {

@@ -1,5 +1,6 @@
 //! Everything at once, at random: connections come, speak, expire, are revoked, vanish,
-//! lose their upstream, are judged anew by a reload, and are sent away in the end. Then
+//! lose their upstream, are judged anew by a reload, and are sent away in the end; the
+//! sessions of some are ended, prolonged or taken over, and their store is slow. Then
 //! nothing is left over, and who had nothing to do with it has lost no message.
 //!
 //! The seed is printed; `SOCKGATE_SEED` has it run again as far as the clocks allow,
@@ -21,7 +22,8 @@ use tokio::task::JoinSet;
 use crate::alone;
 use crate::bystander::Bystanders;
 use crate::crowd::{Frames, open, upgrade};
-use crate::support::{Gate, Request, SECRET, Token, canary, eventually, unix_now};
+use crate::sessions::{Random, Sessions};
+use crate::support::{Gate, Redis, Request, SECRET, Token, canary, eventually, unix_now};
 use crate::upstream::Echo;
 
 const ADMIN: &str = "canary-admin-token-0006";
@@ -35,27 +37,11 @@ const SESSIONS: usize = 20;
 /// Who may have how many connections at once.
 const PER_USER: usize = 30;
 
-/// Numbers that look random: SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, most: usize) -> usize {
-        (self.next() % most as u64) as usize
-    }
-}
-
 /// The configuration; a reload puts another user out, and other lifetimes in.
-fn config(round: usize, mortal: &Echo, steady: &Echo) -> String {
+fn config(round: usize, places: &Places) -> String {
     canary(ADMIN);
-    let (mortal, steady) = (mortal.ws(), steady.ws());
+    let Places { mortal, steady, redis } = places;
+    let (mortal, steady, redis) = (mortal.ws(), steady.ws(), redis.url());
     let (banned, max) = (round % USERS, 20 + round % 5);
     format!(
         r#"
@@ -64,6 +50,7 @@ admin: {{ listen: "127.0.0.1:0", token: {ADMIN} }}
 limits: {{ unauthenticated: 100%, connections_per_subject: {PER_USER}, on_subject_limit: close_oldest, ping_interval: 1s }}
 verifiers:
   app: {{ jwt: {{ secret: {SECRET}, algorithms: [HS256], leeway: 0s }} }}
+  sessions: {{ session: {{ store: "{redis}", subject: value.user, timeout: 1s }} }}
 policies:
   members:
     credentials: [{{ header: authorization, verifier: app }}]
@@ -75,14 +62,29 @@ policies:
   fresh:
     credentials: [{{ header: authorization, verifier: app }}]
     lifetime: {{ grace: 500ms, refresh: {{ where: {{ /type: auth }}, token: /token, verifier: app }} }}
+  kept:
+    credentials: [{{ header: x-session, verifier: sessions }}]
+    require: 'identity.subject != "user-{banned}"'
+    lifetime: {{ recheck: 1s, recheck_stale: 30s, grace: 3s }}
   steady: {{ credentials: [{{ header: authorization, verifier: app }}] }}
 routes:
   - {{ name: chat, path: "/ws/*", policy: members, upstream: "{mortal}" }}
   - {{ name: speak, path: "/speak/*", policy: speakers, upstream: "{mortal}" }}
   - {{ name: fresh, path: "/fresh/*", policy: fresh, upstream: "{mortal}" }}
+  - {{ name: kept, path: "/kept/*", policy: kept, upstream: "{mortal}" }}
   - {{ name: steady, path: "/steady/*", policy: steady, upstream: "{steady}" }}
 "#
     )
+}
+
+/// What the gate stands among.
+struct Places {
+    /// An upstream whose connections die now and then.
+    mortal: Echo,
+    /// One whose connections do not.
+    steady: Echo,
+    /// Where the sessions are.
+    redis: Redis,
 }
 
 /// What a client does with its connection.
@@ -128,7 +130,7 @@ impl Clients {
     }
 
     /// One more, with a login and a manner at random.
-    fn come(&mut self, random: &mut Random) {
+    fn come(&mut self, random: &mut Random, sessions: &mut Sessions<'_>) {
         self.tried += 1;
         let user = format!("user-{}", random.below(USERS));
         let session = format!("{user}-{}", random.below(SESSIONS));
@@ -147,10 +149,15 @@ impl Clients {
             _ => Manner::Hesitate(after),
         };
         let speaks_first = random.below(4) == 0;
+        let is_kept = !speaks_first && random.below(4) == 0;
         let client = Client {
             gate: self.gate,
             request: if let Manner::Renew(_) = manner {
                 upgrade("/fresh/a", &token)
+            } else if is_kept {
+                let lasts = if random.below(2) == 0 { 600_000 } else { 1000 + random.below(3000) };
+                let id = sessions.log_in(lasts);
+                Request::upgrade("/kept/a").header("X-Session", &id).bytes()
             } else if speaks_first {
                 Request::upgrade("/speak/a").bytes()
             } else {
@@ -317,6 +324,11 @@ fn open_files(gate: &Gate) -> usize {
     files.count()
 }
 
+/// How many tasks the gate has, as it says itself.
+fn tasks_of(gate: &Gate) -> u64 {
+    gate.ask("/healthz").json()["tasks"].as_u64().expect("a number")
+}
+
 #[test]
 fn nothing_is_left_over_after_everything_at_random() {
     let _alone = alone();
@@ -328,28 +340,38 @@ fn nothing_is_left_over_after_everything_at_random() {
     eprintln!("SOCKGATE_SEED={seed}");
     let lasts = Duration::from_secs(number("SOCKGATE_CHAOS").unwrap_or(10));
     let mut random = Random(seed);
-    let (mortal, steady) = (Echo::start(), Echo::start());
-    let mut gate = Gate::start(&config(0, &mortal, &steady));
+    let places = Places { mortal: Echo::start(), steady: Echo::start(), redis: Redis::start() };
+    let Places { mortal, steady, redis } = &places;
+    let mut sessions = Sessions::new(redis);
+    let mut gate = Gate::start(&config(0, &places));
     let bob = Request::upgrade("/steady/b").bearer(&Token::of("bob").sign());
-    // One before the count: what a first connection has the process open stays open.
+    // One of each before the count: what a first connection has the process open stays
+    // open.
     bob.open(gate.address()).finish();
-    eventually("it has gone", || steady.open() == 0);
-    let files = open_files(&gate);
+    let first = sessions.log_in(60_000);
+    Request::upgrade("/kept/a").header("X-Session", &first).open(gate.address()).finish();
+    eventually("they have gone", || (mortal.open(), steady.open()) == (0, 0));
+    gate.metric_becomes("sockgate_connections_open", &[], 0.0);
+    let (files, tasks) = (open_files(&gate), tasks_of(&gate));
 
     let bystanders = Bystanders::start(gate.address(), 3, &bob);
     let mut clients = Clients::new(gate.address());
     let (began, mut reloads) = (Instant::now(), 0);
     while began.elapsed() < lasts {
         match random.below(100) {
-            0..70 => (0..1 + random.below(12)).for_each(|_| clients.come(&mut random)),
+            0..70 => {
+                let number = 1 + random.below(12);
+                (0..number).for_each(|_| clients.come(&mut random, &mut sessions));
+            }
             70..74 => revoke(&gate, &json!({ "subject": format!("user-{}", random.below(USERS)) })),
-            74..90 => {
+            74..82 => sessions.happen(&mut random),
+            82..90 => {
                 let session = format!("user-{}-{}", random.below(USERS), random.below(SESSIONS));
                 revoke(&gate, &json!({ "session": session }));
             }
             90..94 => {
                 reloads += 1;
-                gate.rewrite(&config(random.below(1000), &mortal, &steady));
+                gate.rewrite(&config(random.below(1000), &places));
                 gate.signal("HUP");
             }
             94..97 => mortal.kill(2 + random.below(20)),
@@ -362,6 +384,7 @@ fn nothing_is_left_over_after_everything_at_random() {
         }
         std::thread::sleep(Duration::from_millis(random.below(25) as u64));
     }
+    sessions.the_ended_are_closed(&gate, ADMIN);
     clients.leave.send_replace(true);
     clients.gone();
     let taken = bystanders.finish();
@@ -378,16 +401,25 @@ fn nothing_is_left_over_after_everything_at_random() {
     });
     eventually("the upstreams are left", || (mortal.open(), steady.open()) == (0, 0));
     eventually("every file is closed", || open_files(&gate) <= files);
+    eventually("every task is over", || tasks_of(&gate) <= tasks);
+    sessions.the_prolonged_were_kept(&gate);
+    // Nobody stands on a session any more: nobody asks about one.
+    let asked = gate.metric("sockgate_rechecks_total", &[]);
+    for outcome in ["outcome=\"valid\"", "outcome=\"refused\""] {
+        assert!(gate.metric("sockgate_rechecks_total", &[outcome]) > 0.5, "{outcome}");
+    }
+    std::thread::sleep(Duration::from_millis(2500));
+    gate.metric_becomes("sockgate_rechecks_total", &[], asked);
     let lives = every_life_has_an_end(&gate);
     let total = gate.metric("sockgate_connections_total", &[]);
     assert!((total - lives as f64).abs() < 0.5, "{total} counted, {lives} logged");
 
     // Once more, into a drain; whoever is late is refused.
-    gate.rewrite(&config(0, &mortal, &steady));
+    gate.rewrite(&config(0, &places));
     gate.signal("HUP");
     let mut clients = Clients::new(gate.address());
     for round in 0..60 {
-        (0..10).for_each(|_| clients.come(&mut random));
+        (0..10).for_each(|_| clients.come(&mut random, &mut sessions));
         if round == 40 {
             gate.signal("TERM");
         }

@@ -8,6 +8,7 @@ mod bystander;
 mod chaos;
 mod crowd;
 mod ending;
+mod sessions;
 #[path = "../it/support/mod.rs"]
 #[allow(dead_code, unused_imports, unreachable_pub, reason = "shared with `it`, which uses all")]
 mod support;
