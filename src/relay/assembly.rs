@@ -88,6 +88,8 @@ pub(super) struct Assembly {
     offset: usize,
     /// The current frame is the last of its message.
     last: bool,
+    /// The message being held is too large to be taken: only its beginning is held.
+    large: bool,
     verdict: Option<Verdict>,
     /// Frames that wait for a place between two upstream messages.
     pub(super) reply: Option<Bytes>,
@@ -114,6 +116,7 @@ impl Assembly {
             mask: [0; 4],
             offset: 0,
             last: false,
+            large: false,
             verdict: None,
             reply: None,
         }
@@ -174,6 +177,13 @@ impl Assembly {
             read += payload;
             if pipe.data && payload > 0 {
                 rules.control.passed_data(rules.now);
+                self.offset += if self.state == State::Holding { payload } else { 0 };
+                if self.is_full() {
+                    self.outgrow(pipe);
+                    if self.is_judging() {
+                        break Stop::Boundary;
+                    }
+                }
             }
             if pipe.is_gap(rules.gap) {
                 break Stop::Boundary;
@@ -233,16 +243,24 @@ impl Assembly {
         true
     }
 
-    /// The message cannot be held: it is passed on, under watch.
-    fn outgrow(&mut self, pipe: &mut Pipe, text: bool) {
+    /// Whether as much of a large message is held as may be: what it is about should
+    /// have been said by now.
+    fn is_full(&self) -> bool {
+        self.state == State::Holding && self.large && self.raw.len() >= self.tap.max_bytes()
+    }
+
+    /// The message cannot be held any longer: it is passed on, under watch.
+    fn outgrow(&mut self, pipe: &mut Pipe) {
         let raw = self.release();
-        let (begun, began_as_text) = unwrap(&raw);
-        self.watch = self.tap.watch(text || began_as_text);
+        let (begun, text) = unwrap(&raw);
+        self.watch = self.tap.watch(text);
+        let within = (self.mask, self.offset % 4);
         (self.mask, self.offset) = ([0; 4], 0);
-        if self.spots(pipe, &begun) {
-            // Nothing of it has been passed on, and nothing will be.
-            pipe.withheld = true;
-        } else {
+        let spotted = self.spots(pipe, &begun);
+        (self.mask, self.offset) = within;
+        // Of what was spotted nothing has been passed on, and nothing will be.
+        pipe.withheld = spotted;
+        if !spotted {
             pipe.insert(&raw);
         }
     }
@@ -261,19 +279,21 @@ impl Assembly {
             self.state = State::Holding;
             self.watch = None;
             self.payload = 0;
+            self.large = false;
         }
         self.payload = self.payload.saturating_add(header.payload);
         let most = self.tap.max_bytes() as u64;
         let raw = (self.raw.len() + header.len) as u64;
         let fits = self.payload <= most
             && raw.saturating_add(header.payload) <= most.saturating_mul(2).saturating_add(14);
-        if self.state == State::Holding && !fits {
-            self.outgrow(pipe, header.opcode == Opcode::TEXT);
+        (self.mask, self.offset) = (header.mask.unwrap_or_default(), 0);
+        self.large |= !fits;
+        if self.is_full() {
+            self.outgrow(pipe);
         }
         if !self.is_judging() {
             pipe.withheld = self.state == State::Holding;
         }
-        (self.mask, self.offset) = (header.mask.unwrap_or_default(), 0);
     }
 
     /// The current frame is complete; true if its message was taken.

@@ -1,6 +1,9 @@
 //! A login that is renewed in the middle of its connection: the upstream never
 //! sees a byte of it, and the connection lives as long as its last login.
 
+use std::io::Read;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -215,6 +218,80 @@ fn a_refresh_that_is_too_large_ends_the_connection_and_never_arrives() {
     socket.send(&padded(1025));
     assert_eq!(socket.closed().says(), (4001, "Authentication message too large"));
     assert_eq!(upstream.messages(), ["hello", "still here", "hello"]);
+}
+
+/// A raw server, which sees each byte of what is in a frame, whole or not.
+fn listener() -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("tcp://{}", listener.local_addr().expect("bound"));
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let told = Arc::clone(&told);
+            std::thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                    told.lock().expect("no test died").extend_from_slice(&bytes[..count]);
+                }
+            });
+        }
+    });
+    (url, heard)
+}
+
+#[test]
+fn a_token_that_comes_before_its_type_and_padding_never_arrives() {
+    let (url, heard) = listener();
+    let members = format!(
+        "origins: same, credentials: [{{ cookie: session, verifier: app }}], lifetime: {{ {REFRESH} }}"
+    );
+    let gate =
+        Gate::start(&format!("{}limits: {{ auth_message_bytes: 1KiB }}\n", policy(&members, &url)));
+    let secret = token("alice");
+    let open = || Request::upgrade("/ws/a").cookie(&secret).open(gate.address());
+    let padded = |before: &str, padding: usize, after: &str| {
+        let padding = "x".repeat(padding);
+        format!(r#"{{{before}"token":"{secret}","text":"{padding}"{after}}}"#)
+    };
+    let long = format!(r#""text":"{}","#, "x".repeat(3000));
+    for message in [
+        padded("", 2000, r#","type":"auth""#),
+        padded("", 2000, ""),
+        padded(r#""a":[1,{"type":"chat"}],"#, 2000, ""),
+        padded(&long, 1, r#","type":"auth""#),
+    ] {
+        let whole = Frame::text(&message).masked();
+        let (first, rest) = message.split_at(message.len() / 3);
+        let first = Frame::text(first).unfinished().masked();
+        let cut = [first, Frame::new(Opcode::Continuation, rest).masked()].concat();
+        for (bytes, size) in [(&whole, 7), (&whole, 333), (&whole, 100_000), (&cut, 7), (&cut, 333)]
+        {
+            let mut socket = open();
+            for piece in bytes.chunks(size) {
+                // The gate may have closed already.
+                if socket.try_send_bytes(piece).is_err() {
+                    break;
+                }
+            }
+            assert_eq!(socket.closed().says(), (4001, "Authentication message too large"));
+        }
+    }
+    let arrived = || String::from_utf8_lossy(&heard.lock().expect("no server died")).into_owned();
+    assert!(!arrived().contains("eyJ"), "{}", arrived());
+    // What tells in time that it is something else arrives, whatever is in it.
+    let more = format!(r#","type":"chat",{long}"a":1"#);
+    for message in [
+        padded(r#""type":"chat","#, 2000, ""),
+        padded("", 10, &more),
+        padded(r#""a":{"#, 2000, r#"},"token":5"#),
+    ] {
+        let mut socket = open();
+        for piece in Frame::text(&message).masked().chunks(100) {
+            socket.send_bytes(piece);
+        }
+        eventually("it has arrived", || arrived().contains(&message));
+    }
 }
 
 #[test]

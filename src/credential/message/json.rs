@@ -69,12 +69,14 @@ impl JsonLogin {
         begun.first().is_none_or(|first| matches!(first, b'{' | b'['))
     }
 
-    /// [`JsonLogin::matches`], a piece at a time.
+    /// [`JsonLogin::matches`], a piece at a time; a credential counts before all that
+    /// tells that it is one has been seen.
     pub(super) fn watch(&self) -> LoginWatch {
         if self.conditions.is_empty() {
             return LoginWatch::new([(&self.token, None)]);
         }
-        LoginWatch::new(self.conditions.iter().map(|(pointer, value)| (pointer, Some(value))))
+        let conditions = self.conditions.iter().map(|(pointer, value)| (pointer, Some(value)));
+        LoginWatch::new(conditions).with_credential(&self.token)
     }
 
     pub(super) fn read(&self, payload: &[u8], text: bool) -> Result<LoginMessage, Reason> {

@@ -13,6 +13,10 @@ use super::probe::equal;
 /// The conditions of a login, followed through one message.
 pub(super) struct LoginWatch {
     conditions: Vec<Condition>,
+    /// Where the credential stands. It may come before what tells that it is one.
+    credential: Option<Condition>,
+    /// A text has begun there.
+    shown: bool,
     opening: Opening,
     depth: usize,
     lexeme: Lexeme,
@@ -39,6 +43,8 @@ enum Lexeme {
 struct Condition {
     tokens: Box<[Box<str>]>,
     expected: Option<Value>,
+    /// Something else was found there.
+    missed: bool,
     /// The containers from the root on that lie on the pointer's way.
     way: Vec<Step>,
     found: bool,
@@ -60,17 +66,11 @@ impl LoginWatch {
     pub(super) fn new<'a>(
         conditions: impl IntoIterator<Item = (&'a Pointer, Option<&'a Value>)>,
     ) -> LoginWatch {
-        let conditions = conditions
-            .into_iter()
-            .map(|(pointer, expected)| Condition {
-                tokens: pointer.tokens().into(),
-                expected: expected.cloned(),
-                way: Vec::new(),
-                found: false,
-            })
-            .collect();
+        let conditions = conditions.into_iter();
         LoginWatch {
-            conditions,
+            conditions: conditions.map(|(at, expected)| Condition::new(at, expected)).collect(),
+            credential: None,
+            shown: false,
             opening: Opening::Awaited,
             depth: 0,
             lexeme: Lexeme::None,
@@ -78,7 +78,14 @@ impl LoginWatch {
         }
     }
 
-    /// Reads on; whether the message is a login by what came so far.
+    /// The same, but a text at `pointer` is a credential as soon as it begins, unless
+    /// what came before it tells that this is no login.
+    pub(super) fn with_credential(self, pointer: &Pointer) -> LoginWatch {
+        LoginWatch { credential: Some(Condition::new(pointer, None)), ..self }
+    }
+
+    /// Reads on; whether the message is a login by what came so far, or shows what may
+    /// be the credential of one.
     pub(super) fn is_login(&mut self, piece: &[u8]) -> bool {
         let mut rest = piece;
         if self.opening == Opening::Awaited {
@@ -98,7 +105,15 @@ impl LoginWatch {
         for &byte in rest {
             self.read(byte);
         }
-        self.conditions.iter().all(|condition| condition.found)
+        let mut conditions = self.conditions.iter();
+        match self.shown {
+            true => conditions.all(|condition| condition.found || !condition.missed),
+            false => conditions.all(|condition| condition.found),
+        }
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Condition> {
+        self.conditions.iter_mut().chain(&mut self.credential)
     }
 
     fn read(&mut self, byte: u8) {
@@ -143,30 +158,34 @@ impl LoginWatch {
 
     fn end_string(&mut self) {
         let value = self.ended(true);
-        for condition in &mut self.conditions {
-            condition.string(self.depth, value.as_ref());
+        let depth = self.depth;
+        for condition in self.all() {
+            condition.string(depth, value.as_ref());
         }
     }
 
     fn end_literal(&mut self) {
         if self.lexeme == Lexeme::Literal {
             let value = self.ended(false);
-            for condition in &mut self.conditions {
-                condition.value(self.depth, value.as_ref());
+            let depth = self.depth;
+            for condition in self.all() {
+                condition.value(depth, value.as_ref());
             }
         }
     }
 
     fn structure(&mut self, byte: u8) {
+        let depth = self.depth;
         if byte == b'"' {
             self.lexeme = Lexeme::String { escaped: false };
+            self.shown |= self.credential.as_ref().is_some_and(|one| one.is_value(depth));
             return;
         }
-        for condition in &mut self.conditions {
+        for condition in self.all() {
             match byte {
-                b'{' | b'[' => condition.open(self.depth, byte == b'['),
-                b'}' | b']' => condition.close(self.depth),
-                _ => condition.separate(self.depth, byte == b','),
+                b'{' | b'[' => condition.open(depth, byte == b'['),
+                b'}' | b']' => condition.close(depth),
+                _ => condition.separate(depth, byte == b','),
             }
         }
         match byte {
@@ -178,6 +197,21 @@ impl LoginWatch {
 }
 
 impl Condition {
+    fn new(pointer: &Pointer, expected: Option<&Value>) -> Condition {
+        Condition {
+            tokens: pointer.tokens().into(),
+            expected: expected.cloned(),
+            missed: false,
+            way: Vec::new(),
+            found: false,
+        }
+    }
+
+    /// Whether the value that comes next at `depth` is the one that is pointed at.
+    fn is_value(&self, depth: usize) -> bool {
+        self.is_on_way(depth) && depth == self.tokens.len()
+    }
+
     /// Whether what comes next at `depth` lies on the pointer's way.
     fn is_on_way(&self, depth: usize) -> bool {
         self.way.len() == depth && self.way.last().is_none_or(|step| step.here)
@@ -194,7 +228,7 @@ impl Condition {
                 expects_name: !is_array,
                 here: is_array && array_index(token) == Some(0),
             }),
-            None => self.found |= self.expected.is_none(),
+            None => self.look(self.expected.is_none()),
         }
     }
 
@@ -234,13 +268,18 @@ impl Condition {
     }
 
     fn value(&mut self, depth: usize, value: Option<&Value>) {
-        if self.is_on_way(depth) && depth == self.tokens.len() {
-            self.found |= match (&self.expected, value) {
+        if self.is_value(depth) {
+            self.look(match (&self.expected, value) {
                 (None, _) => true,
                 (Some(expected), Some(value)) => equal(expected, value),
                 (Some(_), None) => false,
-            };
+            });
         }
+    }
+
+    fn look(&mut self, is_it: bool) {
+        self.found |= is_it;
+        self.missed |= !is_it;
     }
 }
 
@@ -290,6 +329,35 @@ mod tests {
         assert!(!is_login("/a/1/b", Some(&json!(2)), r#"{"a":[{"b":2},{"b":3}]"#));
         assert!(is_login("/token", None, r#"{"token":{"#));
         assert!(!is_login("/token", None, r#"{"t":1,"x":["token"]}"#));
+    }
+
+    #[test]
+    fn a_credential_that_comes_first_is_seen_as_it_begins_unless_it_is_none() {
+        let (kind, token) = (Pointer::parse("/type").unwrap(), Pointer::parse("/token").unwrap());
+        let auth = json!("auth");
+        let watch = || LoginWatch::new([(&kind, Some(&auth))]).with_credential(&token);
+        for text in [
+            r#"{"token":""#,
+            r#" {"a":{"type":1},"\u0074oken" : "ey"#,
+            r#"{"type":"chat","type":"auth","token":""#,
+            r#"{"token":1,"token":"ey"#,
+            // What it turned out to be came too late.
+            r#"{"type":"auth""#,
+        ] {
+            assert!(watch().is_login(text.as_bytes()), "{text}");
+            let mut pieces = watch();
+            assert!(text.as_bytes().chunks(1).any(|piece| pieces.is_login(piece)), "{text}");
+        }
+        for text in [
+            r#"{"type":"chat","token":"ey"}"#,
+            r#"{"token":"ey","type":"chat""#,
+            r#"{"type":["auth"],"token":"ey"}"#,
+            r#"{"a":{"token":"ey"},"b":["token","x"]"#,
+            r#"{"token":5,"text":"token""#,
+            r#"{"token"#,
+        ] {
+            assert!(!watch().is_login(text.as_bytes()), "{text}");
+        }
     }
 
     #[test]
