@@ -144,17 +144,23 @@ pub async fn serve(
     if !exchange.origin_allowed() {
         return refuse(record, Reason::OriginDenied);
     }
+    // Boxed, but for upgrades: a task is as large as the largest that it may have to do.
     if exchange.plan.tickets.is_some() {
-        return TicketDesk { link: &link, exchange, record, _ip_slot: ip_slot }.answer(body).await;
+        let desk = TicketDesk { link: &link, exchange, record, _ip_slot: ip_slot };
+        return Box::pin(desk.answer(body)).await;
     }
     if exchange.plan.logouts.is_some() {
-        return LogoutDesk { link: &link, exchange, record, _ip_slot: ip_slot }.answer(body).await;
+        let desk = LogoutDesk { link: &link, exchange, record, _ip_slot: ip_slot };
+        return Box::pin(desk.answer(body)).await;
     }
     let finding = exchange.find();
     exchange.clean();
     match body {
         _ if is_upgrade => Upgrade { link: &link, exchange, record, ip_slot }.answer(finding).await,
-        Some(body) => Plain { link: &link, exchange, record, ip_slot }.answer(finding, body).await,
+        Some(body) => {
+            let plain = Plain { link: &link, exchange, record, ip_slot };
+            Box::pin(plain.answer(finding, body)).await
+        }
         None => refuse(record, Reason::ProtocolError),
     }
 }
