@@ -95,12 +95,16 @@ impl LoginTap {
     }
 
     fn followed(&self) -> MutexGuard<'_, Followed> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.followed)
     }
 
     fn source(&self) -> Option<&MessageSource> {
         self.judge.plan.access.sources.message()
     }
+}
+
+fn lock(followed: &Mutex<Followed>) -> MutexGuard<'_, Followed> {
+    followed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Judge {
@@ -110,6 +114,7 @@ impl Judge {
         &self,
         message: &[u8],
         text: bool,
+        followed: &Mutex<Followed>,
         first: bool,
         progress: &mut Progress,
     ) -> Result<Option<Forwarded>, Reason> {
@@ -117,10 +122,17 @@ impl Judge {
         let source = self.plan.access.sources.message().ok_or(Reason::Forbidden)?;
         let most = limits.auth_message_bytes.0 as usize;
         let login = source.read(progress, message, text, most)?;
-        // Behind the permit a login stands whole and alone in its message.
+        // Behind the permit a login stands whole in its message.
         let login = login.ok_or(Reason::MalformedCredential)?;
-        source.follower_behind(&login)?;
+        // What came behind it belongs to the stream that is followed: a packet that began
+        // there goes on in the next message.
+        if !lock(followed).follower.goes_on(&login) {
+            return Err(Reason::AmbiguousCredential);
+        }
         match &login.token {
+            Some(token) if token.expose().len() as u64 > limits.credential_bytes.0 => {
+                return Err(Reason::MalformedCredential);
+            }
             Some(token) => self.verify(source, token.expose()).await?,
             None if first => {}
             None => return Err(Reason::MissingCredential),
@@ -194,7 +206,7 @@ impl Tap for LoginTap {
         message: Vec<u8>,
         text: bool,
     ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
-        let judge = Arc::clone(&self.judge);
+        let (judge, shared) = (Arc::clone(&self.judge), Arc::clone(&self.followed));
         let often = self.source().is_some_and(MessageSource::greets_often);
         let (hidden, first) = {
             let mut followed = self.followed();
@@ -206,7 +218,7 @@ impl Tap for LoginTap {
             let mut progress = Progress::default();
             let judged = match hidden {
                 true => Err(Reason::AmbiguousCredential),
-                false => judge.judge(&message, text, first, &mut progress).await,
+                false => judge.judge(&message, text, &shared, first, &mut progress).await,
             };
             match judged {
                 Ok(forwarded) => TapVerdict::Continue {
@@ -233,7 +245,7 @@ struct LargeLogin {
 
 impl Watch for LargeLogin {
     fn follow(&mut self, payload: &[u8]) -> Option<(Reason, u16)> {
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = lock(&self.followed);
         let is_login = followed.follower.is_login(payload);
         is_login.then_some((Reason::AuthMessageTooLarge, self.code))
     }

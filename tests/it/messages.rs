@@ -257,6 +257,35 @@ fn a_second_login_never_reaches_the_upstream() {
 }
 
 #[test]
+fn a_second_login_is_known_as_the_most_lenient_reader_would_know_it() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("", "", &upstream.ws()));
+    let plain = login(&token("mallory"));
+    let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+    let padded =
+        |text: &str| text.replacen('{', &format!("{{\"pad\":\"{}\",", "x".repeat(40_000)), 1);
+    let cases = [
+        plain.replace("type", "Type").into_bytes(),
+        plain.replacen('{', "{\"n\":NaN,", 1).into_bytes(),
+        plain.replacen('{', "{/* \" */", 1).into_bytes(),
+        plain.replace('"', "'").into_bytes(),
+        plain.replace('"', "").into_bytes(),
+        wide(&plain),
+        padded(&plain.replace("type", "Type")).into_bytes(),
+        wide(&padded(&plain)),
+    ];
+    for (number, case) in cases.into_iter().enumerate() {
+        let mut socket = open(&gate);
+        socket.send(&login(&token("alice")));
+        socket.echoes("[see] {'type': auth");
+        let before = upstream.messages();
+        socket.send_frame(&Frame::new(Opcode::Binary, case));
+        assert_eq!(socket.closed().code, 4001, "{number}");
+        assert_eq!(upstream.messages(), before, "{number}");
+    }
+}
+
+#[test]
 fn a_second_login_that_is_cut_off_reaches_nobody() {
     let upstream = Upstream::start();
     let gate = Gate::start(&config("", "", &upstream.ws()));

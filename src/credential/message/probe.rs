@@ -1,20 +1,40 @@
 //! Whether some reader could take a JSON message for a login: lenient where
 //! [`json`](crate::json) is strict. A name may occur twice and each
-//! occurrence counts, so no spelling of a login slips past to the upstream.
+//! occurrence counts, in upper or lower case, so no spelling of a login slips past
+//! to the upstream.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use super::places::is_same;
 use super::pointer::{Pointer, array_index};
+use super::watch::{LoginWatch, begins};
+use super::wide::Decoder;
+
+/// Whether some reader could find in `payload` all that is `sought`: at each pointer the
+/// scalar, or else any value.
+pub(super) fn could_meet(payload: &[u8], sought: &[(&Pointer, Option<&Value>)]) -> bool {
+    let decoded = Decoder::default().decode(payload);
+    if begins(&decoded) != Some(true) {
+        return false;
+    }
+    let text = String::from_utf8_lossy(&decoded);
+    if sought.iter().all(|(pointer, expected)| any_at(&text, pointer, *expected)) {
+        return true;
+    }
+    // What is JSON has been read. What is not may be JSON to a reader with rules of its
+    // own, of which the watch knows many.
+    serde_json::from_str::<IgnoredAny>(unmarked(&text)).is_err()
+        && LoginWatch::new(sought.iter().copied()).is_login(payload)
+}
 
 /// Whether a value at `pointer` in `text`, under any reading, is the scalar `expected`;
 /// without one, whether there is a value at all.
 pub(super) fn any_at(text: &str, pointer: &Pointer, expected: Option<&Value>) -> bool {
     let probe = Probe { tokens: pointer.tokens(), expected };
-    // Some decoders of UTF-8 take a mark at the front away.
-    let text = text.trim_start_matches('\u{feff}');
+    let text = unmarked(text);
     let mut deserializer = serde_json::Deserializer::from_str(text);
     match probe.deserialize(&mut deserializer) {
         Ok(found) => found,
@@ -22,6 +42,11 @@ pub(super) fn any_at(text: &str, pointer: &Pointer, expected: Option<&Value>) ->
         // surrogate, may be anything to another reader.
         Err(_) => serde_json::from_str::<IgnoredAny>(text).is_ok(),
     }
+}
+
+/// `text` without a byte order mark, which some decoders of UTF-8 take away.
+fn unmarked(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}')
 }
 
 /// Whether two scalars are equal as JSON: `1` is `1.0`.
@@ -47,7 +72,7 @@ impl<'a> Probe<'a> {
     /// The probe for the member `name`, if the way leads there.
     fn into_member(self, name: &[u8]) -> Option<Probe<'a>> {
         let (first, rest) = self.tokens.split_first()?;
-        (first.as_bytes() == name).then_some(Probe { tokens: rest, ..self })
+        is_same(&String::from_utf8_lossy(name), first).then_some(Probe { tokens: rest, ..self })
     }
 }
 
@@ -167,6 +192,7 @@ mod tests {
             r#" {"a":[[[{}]]],"type" : "\u0061uth"} "#,
             r#"{"type":"auth","type":"chat"}"#,
             r#"{"type":"chat","\u0074ype":"auth"}"#,
+            r#"{"Type":"auth"}"#,
             r#"{"type":{"type":1},"type":"auth"}"#,
             r#"{"\ud800":1,"type":"auth"}"#,
             r#"{"type":"\ud800","type":"auth"}"#,
