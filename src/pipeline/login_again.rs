@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, Method};
+use serde_json::Value;
 
 use super::exchange::Exchange;
 use super::login::{frame_down, frame_up};
@@ -44,7 +45,8 @@ struct Judge {
     identity: Arc<Identity>,
     revocations: Arc<Revocations>,
     upgrade: Upgrade,
-    /// What a `rewrite` sees besides the message; nothing if there is none.
+    /// What `rewrite` and `require` see besides the message, and `require` the identity;
+    /// nothing if there is neither.
     variables: Variables,
     /// What client and upstream agreed to speak.
     subprotocol: Option<Box<str>>,
@@ -84,7 +86,9 @@ impl LoginTap {
                 https: exchange.client.https,
                 ip: exchange.client.ip,
             },
-            variables: exchange.variables(Some(identity), |_| source.rewrites()),
+            variables: exchange.variables(Some(identity), |name| {
+                source.rewrites() || name == "request" && exchange.plan.access.rule.uses(name)
+            }),
             subprotocol: subprotocol.map(Into::into),
         };
         let followed = Followed { follower, sight: Sight::Other, logged_in };
@@ -133,7 +137,14 @@ impl Judge {
             Some(token) if token.expose().len() as u64 > limits.credential_bytes.0 => {
                 return Err(Reason::MalformedCredential);
             }
-            Some(token) => self.verify(source, token.expose()).await?,
+            Some(token) => {
+                let proven = self.verify(source, token.expose()).await?;
+                self.require(&proven, &login.parsed)?;
+            }
+            // Of who came by another credential only the message is new.
+            None if first && self.plan.access.rule.uses("message") => {
+                self.require(&self.identity, &login.parsed)?;
+            }
             None if first => {}
             None => return Err(Reason::MissingCredential),
         }
@@ -160,7 +171,20 @@ impl Judge {
         TapVerdict::Close { reason, code, reply }
     }
 
-    async fn verify(&self, source: &MessageSource, token: &[u8]) -> Result<(), Reason> {
+    /// Whether `require` admits `identity` by this message, as it did by the first.
+    fn require(&self, identity: &Arc<Identity>, message: &Value) -> Result<(), Reason> {
+        let rule = &self.plan.access.rule;
+        let mut variables = self.variables.clone();
+        if rule.uses("identity") {
+            variables.insert("identity", identity.variable());
+        }
+        if rule.uses("message") {
+            variables.insert("message", message.clone());
+        }
+        if rule.is_satisfied(&variables) { Ok(()) } else { Err(Reason::Forbidden) }
+    }
+
+    async fn verify(&self, source: &MessageSource, token: &[u8]) -> Result<Arc<Identity>, Reason> {
         let chain = self.plan.access.chains.get(source.index()).ok_or(Reason::Forbidden)?;
         let credential = Credential { value: token, basic: false };
         let occasion = Occasion {
@@ -176,7 +200,8 @@ impl Judge {
         };
         match chain.verify(&credential, &occasion, clock::unix_now()).await.result {
             Ok(proven) if proven.is_same(&self.identity) => {
-                self.revocations.judge(&proven, clock::unix_millis())
+                self.revocations.judge(&proven, clock::unix_millis())?;
+                Ok(proven)
             }
             Ok(_) => Err(Reason::Forbidden),
             Err(VerifyError::Rejected(reason)) => Err(reason),

@@ -259,3 +259,31 @@ fn a_login_hides_behind_no_length_that_servers_read_differently() {
         assert_eq!(upstream.messages(), before, "{header:.20}");
     }
 }
+
+#[test]
+fn what_a_policy_requires_of_a_login_it_requires_of_every_one() {
+    let upstream = Upstream::start();
+    let config = policy(
+        "origins: any, require: 'message == null || message.topic.startsWith(\"room:\")', credentials: \
+         [{ cookie: session, verifier: app }, { message: { format: phoenix }, verifier: app }]",
+        &upstream.ws(),
+    );
+    let gate = Gate::start(&config);
+    let join = |topic: &str, payload: serde_json::Value| {
+        json!(["1", "1", topic, "phx_join", payload]).to_string()
+    };
+    let by_message = || json!({ "token": token("alice") });
+    let mut socket = open(&gate);
+    for topic in ["room:a", "room:b"] {
+        socket.send(&join(topic, by_message()));
+        assert_eq!(socket.text(), join(topic, json!({})));
+    }
+    socket.send(&join("admin", by_message()));
+    assert!(socket.text().contains(r#""reason":"Forbidden""#));
+    assert_eq!(socket.closed().says(), (4003, "Forbidden"));
+    let mut socket = Request::upgrade("/ws/echo").cookie(&token("alice")).open(gate.address());
+    socket.echoes(&join("room:a", json!({})));
+    socket.send(&join("admin", json!({})));
+    assert!(socket.text().contains(r#""reason":"Forbidden""#));
+    assert_eq!(socket.closed().says(), (4003, "Forbidden"));
+}
