@@ -10,6 +10,7 @@ use http::{HeaderMap, Method};
 use serde_json::Value;
 
 use super::exchange::Exchange;
+use super::gate::Gate;
 use super::login::{frame_down, frame_up};
 use super::plan::Plan;
 use crate::clock;
@@ -19,7 +20,6 @@ use crate::expression::Variables;
 use crate::handshake::Host;
 use crate::identity::Identity;
 use crate::relay::{Tap, TapVerdict, Watch};
-use crate::revocation::Revocations;
 use crate::verifier::{Credential, Occasion, VerifyError};
 
 /// Watches a live connection for further login messages: each must prove the
@@ -43,7 +43,7 @@ struct Followed {
 struct Judge {
     plan: Arc<Plan>,
     identity: Arc<Identity>,
-    revocations: Arc<Revocations>,
+    gate: Arc<Gate>,
     upgrade: Upgrade,
     /// What `rewrite` and `require` see besides the message, and `require` the identity;
     /// nothing if there is neither.
@@ -78,7 +78,7 @@ impl LoginTap {
         let judge = Judge {
             plan: Arc::clone(&exchange.plan),
             identity: Arc::clone(identity),
-            revocations: Arc::clone(&exchange.gate.revocations),
+            gate: Arc::clone(&exchange.gate),
             upgrade: Upgrade {
                 host: exchange.host.clone(),
                 path: exchange.opening.path.as_str().into(),
@@ -112,6 +112,13 @@ fn lock(followed: &Mutex<Followed>) -> MutexGuard<'_, Followed> {
 }
 
 impl Judge {
+    /// The plan of the route as a reload left it: it may have changed who verifies, and
+    /// what is required.
+    fn plan_now(&self) -> Arc<Plan> {
+        let plans = self.gate.plans.load();
+        Arc::clone(plans.named(&self.plan.name).unwrap_or(&self.plan))
+    }
+
     /// What the upstream gets in place of the login `message`. Whoever logged in
     /// without a message may still say the dialect's hello, which needs no token then.
     async fn judge(
@@ -142,7 +149,7 @@ impl Judge {
                 self.require(&proven, &login.parsed)?;
             }
             // Of who came by another credential only the message is new.
-            None if first && self.plan.access.rule.uses("message") => {
+            None if first && self.plan_now().access.rule.uses("message") => {
                 self.require(&self.identity, &login.parsed)?;
             }
             None if first => {}
@@ -173,8 +180,10 @@ impl Judge {
 
     /// Whether `require` admits `identity` by this message, as it did by the first.
     fn require(&self, identity: &Arc<Identity>, message: &Value) -> Result<(), Reason> {
-        let rule = &self.plan.access.rule;
-        let mut variables = self.variables.clone();
+        let (mut variables, now) = (self.variables.clone(), self.plan_now());
+        // What a reload asks of the request may not have been kept.
+        let is_known = !now.access.rule.uses("request") || variables.contains_key("request");
+        let rule = if is_known { &now.access.rule } else { &self.plan.access.rule };
         if rule.uses("identity") {
             variables.insert("identity", identity.variable());
         }
@@ -185,7 +194,11 @@ impl Judge {
     }
 
     async fn verify(&self, source: &MessageSource, token: &[u8]) -> Result<Arc<Identity>, Reason> {
-        let chain = self.plan.access.chains.get(source.index()).ok_or(Reason::Forbidden)?;
+        let now = self.plan_now();
+        let index = now.access.sources.message().map(MessageSource::index);
+        let chain = index.and_then(|index| now.access.chains.get(index));
+        let chain = chain.or_else(|| self.plan.access.chains.get(source.index()));
+        let chain = chain.ok_or(Reason::Forbidden)?;
         let credential = Credential { value: token, basic: false };
         let occasion = Occasion {
             place: Place::Message,
@@ -200,7 +213,7 @@ impl Judge {
         };
         match chain.verify(&credential, &occasion, clock::unix_now()).await.result {
             Ok(proven) if proven.is_same(&self.identity) => {
-                self.revocations.judge(&proven, clock::unix_millis())?;
+                self.gate.revocations.judge(&proven, clock::unix_millis())?;
                 Ok(proven)
             }
             Ok(_) => Err(Reason::Forbidden),

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use super::support::{Frame, Gate, Nobody, Opcode, Request, Token, Upstream, policy, token};
+use super::support::{
+    Frame, Gate, Nobody, Opcode, Request, SECRET, Token, Upstream, eventually, policy, token,
+};
 
 const JSON: &str =
     "{ message: { format: json, where: { /type: auth }, token: /token }, verifier: app";
@@ -283,6 +285,21 @@ fn a_second_login_is_known_as_the_most_lenient_reader_would_know_it() {
         assert_eq!(socket.closed().code, 4001, "{number}");
         assert_eq!(upstream.messages(), before, "{number}");
     }
+}
+
+#[test]
+fn a_reload_changes_who_verifies_a_second_login() {
+    let upstream = Upstream::start();
+    let before = config("", "", &upstream.ws());
+    let gate = Gate::start(&before);
+    let mut socket = open(&gate);
+    socket.send(&login(&token("alice")));
+    socket.echoes("hello");
+    gate.rewrite(&before.replace(SECRET, &SECRET.chars().rev().collect::<String>()));
+    eventually("it is read", || gate.metric("sockgate_config_reloads_total", &[]) >= 1.0);
+    socket.echoes("still here");
+    socket.send(&login(&token("alice")));
+    assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
 }
 
 #[test]
