@@ -57,6 +57,51 @@ pub(super) fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
+/// Whether some reader takes `found` for `expected`: those that bind values to types read
+/// `"2"` where they want 2, and `"true"` or 1 where they want true.
+pub(super) fn could_equal(expected: &Value, found: &Value) -> bool {
+    let number = |value: &Value| match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => number(text.trim()),
+        Value::Bool(truth) => Some(f64::from(u8::from(*truth))),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    };
+    let word = |value: &Value| match value {
+        Value::String(text) => Some(text.trim().to_ascii_lowercase()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::Null => Some("null".to_owned()),
+        Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
+    };
+    let same = match expected {
+        Value::String(text) => match found {
+            Value::Number(_) => number(expected).is_some() && number(expected) == number(found),
+            Value::Bool(_) | Value::Null => word(found).as_deref() == Some(text),
+            Value::String(_) | Value::Array(_) | Value::Object(_) => false,
+        },
+        Value::Number(_) => number(expected) == number(found),
+        Value::Bool(_) => {
+            word(expected) == word(found) || !found.is_string() && number(expected) == number(found)
+        }
+        Value::Null => word(expected) == word(found),
+        Value::Array(_) | Value::Object(_) => false,
+    };
+    same || equal(expected, found)
+}
+
+/// The number that `text` is to readers that know more forms than JSON has.
+fn number(text: &str) -> Option<f64> {
+    let (minus, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
+    let value = match hex {
+        Some(hex) => u32::from_str_radix(hex, 16).ok().map(f64::from),
+        None => digits.parse().ok(),
+    };
+    value.map(|value: f64| if minus { -value } else { value })
+}
+
 #[derive(Clone, Copy)]
 struct Probe<'a> {
     tokens: &'a [Box<str>],
@@ -66,7 +111,8 @@ struct Probe<'a> {
 impl<'a> Probe<'a> {
     /// The verdict on a scalar.
     fn scalar<E>(self, found: impl FnOnce() -> Value) -> Result<bool, E> {
-        Ok(self.tokens.is_empty() && self.expected.is_none_or(|expected| equal(expected, &found())))
+        Ok(self.tokens.is_empty()
+            && self.expected.is_none_or(|expected| could_equal(expected, &found())))
     }
 
     /// The probe for the member `name`, if the way leads there.
@@ -220,6 +266,25 @@ mod tests {
         ] {
             assert!(!is_auth(text), "{text}");
         }
+    }
+
+    #[test]
+    fn a_value_of_another_type_may_be_bound_to_the_one_that_is_sought() {
+        let is = |expected: Value, found: Value| could_equal(&expected, &found);
+        assert!(
+            is(json!(2), json!("2")) && is(json!(2), json!(" 0x2")) && is(json!(-2), json!("-2.0"))
+        );
+        assert!(
+            is(json!("2"), json!(2)) && is(json!("true"), json!(true)) && is(json!(1), json!(true))
+        );
+        assert!(is(json!(true), json!("True")) && is(json!(true), json!(1)));
+        assert!(is(json!(null), json!("null")) && is(json!("auth"), json!("auth")));
+        assert!(!is(json!(2), json!("3")) && !is(json!("auth"), json!("Auth")));
+        assert!(
+            !is(json!("auth"), json!(0))
+                && !is(json!(true), json!("1"))
+                && !is(json!(false), json!(null))
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::places::is_same;
 use super::pointer::{Pointer, array_index};
-use super::probe::equal;
+use super::probe::could_equal;
 use super::wide::Decoder;
 
 /// The conditions of a login, followed through one message.
@@ -232,7 +232,7 @@ impl Reading {
             let text = unescaped(&text);
             return Some(Scalar { value: Value::from(text.as_str()), text });
         }
-        let text = text.trim().to_owned();
+        let text = unescaped(text.trim());
         let value = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text.as_str()));
         Some(Scalar { text, value })
     }
@@ -269,21 +269,19 @@ impl Reading {
     }
 }
 
-/// A string without its escapes (RFC 8259 §7); of one that is no escape, what it
-/// stands before.
+/// A string without its escapes (RFC 8259 §7, and those of JSON5); of one that is no
+/// escape, what it stands before.
 fn unescaped(text: &str) -> String {
     let mut units: Vec<u16> = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, behind)) = rest.split_once('\\') {
         units.extend(before.encode_utf16());
-        let code = behind.strip_prefix('u').and_then(|hex| hex.get(..4));
-        let unit = code.and_then(|hex| u16::from_str_radix(hex, 16).ok());
-        rest = match (unit, behind.chars().next()) {
-            (Some(unit), _) => {
-                units.push(unit);
-                &behind[5..]
-            }
-            (None, Some(one)) => {
+        let mut characters = behind.chars();
+        let digits = match characters.next() {
+            None => break,
+            Some('u') => 4,
+            Some('x') => 2,
+            Some(one) => {
                 let meant = match one {
                     'b' => '\u{8}',
                     'f' => '\u{c}',
@@ -292,13 +290,23 @@ fn unescaped(text: &str) -> String {
                     't' => '\t',
                     other => other,
                 };
-                units.extend(meant.encode_utf16(&mut [0; 2]).iter());
-                &behind[one.len_utf8()..]
+                // The line goes on behind its end.
+                let meant = Some(meant).filter(|_| one != '\n');
+                units.extend(meant.into_iter().collect::<String>().encode_utf16());
+                rest = characters.as_str();
+                continue;
             }
-            (None, None) => "",
         };
+        rest = characters.as_str();
+        let hex = rest.get(..digits).and_then(|hex| u16::from_str_radix(hex, 16).ok());
+        if let Some(unit) = hex {
+            units.push(unit);
+            rest = &rest[digits..];
+        }
     }
-    units.extend(rest.encode_utf16());
+    if !rest.contains('\\') {
+        units.extend(rest.encode_utf16());
+    }
     String::from_utf16_lossy(&units)
 }
 
@@ -362,7 +370,7 @@ impl Condition {
         if self.is_on_way(depth) && depth == self.tokens.len() {
             self.found |= match (&self.expected, value) {
                 (None, _) => true,
-                (Some(expected), Some(value)) => equal(expected, value),
+                (Some(expected), Some(value)) => could_equal(expected, value),
                 (Some(_), None) => false,
             };
         }
@@ -401,6 +409,8 @@ mod tests {
             r#"{"n":-Infinity,"type":"auth""#,
             "{'type':'auth'",
             "{type:auth}",
+            r#"{"t\u0079pe":"\u0061uth""#,
+            "{type:'au\\\nth'",
             "{a='b\\'\"'; type => auth;",
             "/* \" */ // '\n {/*\"*/\"type\"/**/:/*x*/\"auth\"",
             "{# \"\n\"type\":\"auth\"",
