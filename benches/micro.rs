@@ -122,6 +122,7 @@ fn jwt(bencher: Bencher<'_, '_>, algorithm: &str) {
         query: None,
         ip: [127, 0, 0, 1].into(),
         headers: &headers,
+        certificate: None,
         again: false,
     };
     let verify = || built.verifier.verify(black_box(&credential), &occasion, now).now_or_never();

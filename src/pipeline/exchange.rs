@@ -149,6 +149,7 @@ impl Exchange {
             query: self.opening.query.as_deref(),
             ip: self.client.ip,
             headers: &self.opening.headers,
+            certificate: self.certificate.as_ref(),
             again: false,
         }
     }

@@ -2,11 +2,9 @@
 //! and the refusal of one speaks the dialect.
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::{HeaderMap, Method};
 use serde_json::Value;
 
 use super::exchange::Exchange;
@@ -17,10 +15,9 @@ use crate::clock;
 use crate::close::Reason;
 use crate::credential::{Follower, Forwarded, MessageSource, Place, Progress, Sight};
 use crate::expression::Variables;
-use crate::handshake::Host;
 use crate::identity::Identity;
 use crate::relay::{Tap, TapVerdict, Watch};
-use crate::verifier::{Credential, Occasion, VerifyError};
+use crate::verifier::{Credential, KeptOccasion, VerifyError};
 
 /// Watches a live connection for further login messages: each must prove the
 /// same identity.
@@ -44,22 +41,13 @@ struct Judge {
     plan: Arc<Plan>,
     identity: Arc<Identity>,
     gate: Arc<Gate>,
-    upgrade: Upgrade,
+    /// The upgrade as verifiers are told; its headers are gone.
+    occasion: KeptOccasion,
     /// What `rewrite` and `require` see besides the message, and `require` the identity;
     /// nothing if there is neither.
     variables: Variables,
     /// What client and upstream agreed to speak.
     subprotocol: Option<Box<str>>,
-}
-
-/// What verifiers are told about the upgrade of a live connection; its headers
-/// are gone.
-struct Upgrade {
-    host: Host,
-    path: Box<str>,
-    query: Option<Box<str>>,
-    https: bool,
-    ip: IpAddr,
 }
 
 impl LoginTap {
@@ -79,13 +67,7 @@ impl LoginTap {
             plan: Arc::clone(&exchange.plan),
             identity: Arc::clone(identity),
             gate: Arc::clone(&exchange.gate),
-            upgrade: Upgrade {
-                host: exchange.host.clone(),
-                path: exchange.opening.path.as_str().into(),
-                query: exchange.opening.query.as_deref().map(Into::into),
-                https: exchange.client.https,
-                ip: exchange.client.ip,
-            },
+            occasion: exchange.occasion_at(Place::Message).bare(),
             variables: exchange.variables(Some(identity), |name| {
                 source.rewrites() || name == "request" && exchange.plan.access.rule.uses(name)
             }),
@@ -200,18 +182,7 @@ impl Judge {
         let chain = chain.or_else(|| self.plan.access.chains.get(source.index()));
         let chain = chain.ok_or(Reason::Forbidden)?;
         let credential = Credential { value: token, basic: false };
-        let occasion = Occasion {
-            place: Place::Message,
-            method: &Method::GET,
-            https: self.upgrade.https,
-            host: &self.upgrade.host,
-            path: &self.upgrade.path,
-            query: self.upgrade.query.as_deref(),
-            ip: self.upgrade.ip,
-            headers: &HeaderMap::new(),
-            again: false,
-        };
-        match chain.verify(&credential, &occasion, clock::unix_now()).await.result {
+        match chain.verify(&credential, &self.occasion.lent(), clock::unix_now()).await.result {
             Ok(proven) if proven.is_same(&self.identity) => {
                 self.gate.revocations.judge(&proven, clock::unix_millis())?;
                 Ok(proven)

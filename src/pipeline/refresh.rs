@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -27,7 +26,7 @@ use crate::credential::{Place, RefreshWatch};
 use crate::expression::Variables;
 use crate::identity::Identity;
 use crate::relay::{Tap, TapVerdict, Watch};
-use crate::verifier::{Credential, KeptOccasion, Occasion, Original, VerifyError};
+use crate::verifier::{Credential, KeptOccasion, Original, VerifyError};
 
 /// How many refusals in a row end the connection.
 const MOST_REFUSED: u8 = 5;
@@ -81,22 +80,11 @@ impl RefreshTap {
         if exchange.plan.access.refresh.is_none() {
             return behind;
         }
-        let asked = Occasion {
-            place: Place::Message,
-            method: &Method::GET,
-            https: exchange.client.https,
-            host: &exchange.host,
-            path: &exchange.opening.path,
-            query: exchange.opening.query.as_deref(),
-            ip: exchange.client.ip,
-            headers: &HeaderMap::new(),
-            again: false,
-        };
         let desk = Desk {
             gate: Arc::clone(&exchange.gate),
             plan: Arc::clone(&exchange.plan),
             entry: Arc::clone(entry),
-            occasion: asked.bare(),
+            occasion: exchange.occasion_at(Place::Message).bare(),
             pace: Mutex::default(),
         };
         Some(Box::new(RefreshTap { desk: Arc::new(desk), behind }))

@@ -64,6 +64,7 @@ impl Question {
             query: None,
             ip: [0, 0, 0, 0].into(),
             headers: &headers,
+            certificate: None,
             again: true,
         };
         let occasion = match &self.occasion {
@@ -145,6 +146,7 @@ mod tests {
             query: None,
             ip: [192, 0, 2, 7].into(),
             headers: &headers,
+            certificate: None,
             again: false,
         };
         let original = Original::of(&credential, Place::Cookie("sid"));

@@ -156,7 +156,8 @@ impl Asker {
         let Ok(times) = Times::read(&claims) else {
             return unavailable("the answer names an instant that is none");
         };
-        // A token that is bound to a key would need its proof (RFC 8705 §3.2).
+        // A token that is bound to a key would need its proof (RFC 8705 §3.2), again
+        // with each recheck: not supported.
         let ours = self.audience.is_met(claims.get("aud"))
             && !claims.contains_key("cnf")
             && !is_for_another_use(&claims);

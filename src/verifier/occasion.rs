@@ -1,6 +1,7 @@
 //! The request that a credential came with, for the verifiers that pass it on.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
@@ -30,6 +31,8 @@ pub struct Occasion<'a> {
     pub ip: IpAddr,
     /// The headers, without hop-by-hop ones, forgeable ones, and what was cut.
     pub headers: &'a HeaderMap,
+    /// The certificate that the client showed in its TLS handshake, DER.
+    pub certificate: Option<&'a Arc<[u8]>>,
     /// Whether the connection is open, and this asks again: what is remembered of
     /// an earlier answer does not count.
     pub again: bool,
@@ -46,6 +49,7 @@ pub struct KeptOccasion {
     query: Option<Box<str>>,
     ip: IpAddr,
     headers: HeaderMap,
+    certificate: Option<Arc<[u8]>>,
 }
 
 impl Occasion<'_> {
@@ -65,6 +69,7 @@ impl Occasion<'_> {
             query: self.query.map(Into::into),
             ip: self.ip,
             headers: HeaderMap::new(),
+            certificate: self.certificate.cloned(),
         }
     }
 }
@@ -81,6 +86,7 @@ impl KeptOccasion {
             query: self.query.as_deref(),
             ip: self.ip,
             headers: &self.headers,
+            certificate: self.certificate.as_ref(),
             again: false,
         }
     }
@@ -102,7 +108,8 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_told_as_it_was() {
-        let mut asked = Asked { query: Some("a=1"), ..Asked::default() };
+        let mut asked =
+            Asked { query: Some("a=1"), certificate: Some([1, 2].into()), ..Asked::default() };
         asked.headers.append("x-tenant", HeaderValue::from_static("a"));
         asked.headers.append("x-tenant", HeaderValue::from_static("b"));
         let name = HeaderName::from_static("x-key");
@@ -122,6 +129,7 @@ mod tests {
             assert_eq!((told.method, told.https), (&Method::GET, true));
             assert_eq!(*told.host.name, *occasion.host.name);
             assert_eq!(told.headers, occasion.headers);
+            assert_eq!(told.certificate, occasion.certificate);
             assert!(occasion.bare().lent().headers.is_empty());
         }
     }
@@ -133,6 +141,7 @@ mod tests {
         pub(in crate::verifier) path: &'static str,
         pub(in crate::verifier) query: Option<&'static str>,
         pub(in crate::verifier) headers: HeaderMap,
+        pub(in crate::verifier) certificate: Option<Arc<[u8]>>,
     }
 
     impl Default for Asked {
@@ -143,6 +152,7 @@ mod tests {
                 path: "/ws",
                 query: None,
                 headers: HeaderMap::new(),
+                certificate: None,
             }
         }
     }
@@ -158,6 +168,7 @@ mod tests {
                 query: self.query,
                 ip: [192, 0, 2, 7].into(),
                 headers: &self.headers,
+                certificate: self.certificate.as_ref(),
                 again: false,
             }
         }

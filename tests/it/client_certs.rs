@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
@@ -16,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tempfile::TempDir;
 
 use super::support::{
-    Gate, PATIENCE, Request, Response, SECRET, Upstream, eventually, example, run, token,
+    Gate, PATIENCE, Request, Response, SECRET, Token, Upstream, eventually, example, run, token,
 };
 
 /// An authority of the test's own.
@@ -193,6 +194,68 @@ fn a_certificate_is_a_login_as_long_as_it_lasts() {
     let mut live = upgrade("/ws/live").open_on(connect(&gate, &soon));
     live.echoes("hello");
     assert_eq!(live.closed().says(), (4002, "Session expired"));
+}
+
+/// RFC 8705 §3.1: a stolen token is of no use to whoever has not the key as well.
+#[test]
+fn a_token_bound_to_a_certificate_is_good_beside_that_one_alone() {
+    let authority = Authority::new();
+    let directory = TempDir::new().expect("a directory");
+    std::fs::write(directory.path().join("clients.crt"), authority.0.pem()).expect("written");
+    write_own(directory.path());
+    let upstream = Upstream::start();
+    let config = format!(
+        r#"
+server: {{ listen: "127.0.0.1:0", tls: {{ cert: tls.crt, key: tls.key, client_ca: clients.crt }} }}
+verifiers:
+  app: {{ jwt: {{ secret: {SECRET}, algorithms: [HS256] }} }}
+policies:
+  members:
+    credentials:
+      - {{ query: token, verifier: app }}
+      - {{ message: {{ where: {{ /type: auth }}, token: /token }}, verifier: app }}
+    reject_message: 'reason.text'
+    lifetime: {{ refresh: {{ where: {{ /type: again }}, token: /token, verifier: app }} }}
+routes:
+  - {{ path: "/ws/*", policy: members, upstream: "{}" }}
+"#,
+        upstream.ws()
+    );
+    let gate = Gate::start_in(directory, &config, &[]);
+    let (ada, eve) =
+        (authority.client("spiffe://x/ada", |_| {}), authority.client("spiffe://x/eve", |_| {}));
+    let bound = |shown: &Shown| {
+        let (certificate, _) = shown.as_ref().expect("a certificate");
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
+        let thumbprint = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest);
+        Token::of("ada").claim("cnf", serde_json::json!({ "x5t#S256": thumbprint })).sign()
+    };
+    let (hers, another) = (bound(&ada), bound(&eve));
+    let open = |path: &str, shown: &Shown| upgrade(path).open_on(connect(&gate, shown));
+    let login = |kind: &str, token: &str| format!(r#"{{"type":"{kind}","token":"{token}"}}"#);
+    // Twice: a verified token is remembered, and its certificate with it.
+    for _ in 0..2 {
+        open(&format!("/ws/hers?token={hers}"), &ada).echoes("hello");
+        for (name, shown) in [("eve", &eve), ("none", &None)] {
+            let mut socket = open(&format!("/ws/{name}?token={hers}"), shown);
+            assert_eq!(socket.text(), "Unauthorized", "{name}");
+            assert_eq!(socket.closed().code, 4001, "{name}");
+            assert_eq!(gate.reason(&format!("/ws/{name}")), "invalid_credential");
+        }
+    }
+    let mut by_message = open("/ws/message", &ada);
+    by_message.send(&login("auth", &hers));
+    by_message.echoes("hello");
+    // A login is renewed by a token of the same kind, beside the same certificate.
+    by_message.send(&login("again", &another));
+    assert_eq!(by_message.text(), "Unauthorized");
+    std::thread::sleep(Duration::from_millis(1_100));
+    by_message.send(&login("again", &hers));
+    by_message.echoes("still here");
+    let mut refused = open("/ws/message", &eve);
+    refused.send(&login("auth", &hers));
+    assert_eq!(refused.text(), "Unauthorized");
+    assert_eq!(refused.closed().code, 4001);
 }
 
 #[test]

@@ -81,6 +81,7 @@ fn question(verifier: &str, credential: &str) -> Question {
         query: None,
         ip: [127, 0, 0, 1].into(),
         headers: &HeaderMap::new(),
+        certificate: None,
         again: false,
     };
     let credential = Credential { value: credential.as_bytes(), basic: false };

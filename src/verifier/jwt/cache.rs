@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use super::binding::Binding;
 use super::claims::Times;
 use super::token::Header;
 use crate::identity::Identity;
@@ -41,6 +42,8 @@ pub(super) struct Known {
     pub(super) identity: Arc<Identity>,
     /// When it is good.
     pub(super) times: Times,
+    /// What has to be shown beside it.
+    pub(super) binding: Option<Binding>,
 }
 
 /// The tokens of one set of keys.
@@ -132,7 +135,7 @@ mod tests {
 
     fn known(expires: i64) -> Known {
         let times = Times { issued_at: None, expires: Some(expires), not_before: None };
-        Known { identity: Arc::new(Identity::anonymous()), times }
+        Known { identity: Arc::new(Identity::anonymous()), times, binding: None }
     }
 
     fn hash(token: &str) -> TokenHash {

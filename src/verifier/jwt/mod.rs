@@ -2,12 +2,13 @@
 //! that an issuer publishes ([`remote`]).
 //!
 //! In this order: the form and the header ([`token`]), the signature ([`key`]),
-//! and only then the payload ([`claims`]). So a forged token is always invalid,
+//! and only then the payload ([`claims`], [`binding`]). So a forged token is always invalid,
 //! never expired, and what an attacker writes is not even parsed beyond its
 //! header. The algorithm comes from the configuration and the key; the token
 //! merely has to agree. What passed all of it is remembered for a while by its
 //! hash ([`cache`]).
 
+mod binding;
 mod build;
 mod cache;
 mod claims;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use self::binding::Binding;
 pub(super) use self::build::build;
 use self::cache::{Cache, Known, LastHeader, TokenHash};
 use self::claims::Rules;
@@ -118,8 +120,19 @@ impl Jwt {
         }
     }
 
-    fn judge(&self, credential: &[u8], now: UnixSeconds) -> Result<Arc<Identity>, Stopped> {
-        self.by_keys(credential, &self.types, |set| self.judge_by(set, credential, now))
+    /// Judges `credential`, beside which the client has shown `certificate`.
+    fn judge(
+        &self,
+        credential: &[u8],
+        certificate: Option<&[u8]>,
+        now: UnixSeconds,
+    ) -> Result<Arc<Identity>, Stopped> {
+        let known =
+            self.by_keys(credential, &self.types, |set| self.judge_by(set, credential, now))?;
+        match &known.binding {
+            Some(binding) if !binding.is_met(certificate) => Err(Reason::InvalidCredential.into()),
+            Some(_) | None => Ok(known.identity),
+        }
     }
 
     fn judge_by(
@@ -127,19 +140,18 @@ impl Jwt {
         set: &KeySet,
         credential: &[u8],
         now: UnixSeconds,
-    ) -> Result<Arc<Identity>, Stopped> {
+    ) -> Result<Known, Stopped> {
         let hash = TokenHash::of(credential);
         if let Some(known) = hash.and_then(|hash| set.cache.find(&hash)) {
             // The one thing about a token that changes.
             self.rules.judge_times(&known.times, now)?;
-            return Ok(known.identity);
+            return Ok(known);
         }
         let known = self.judge_unknown(set, credential, now)?;
-        let identity = Arc::clone(&known.identity);
         if let Some(hash) = hash {
-            set.cache.keep(hash, known);
+            set.cache.keep(hash, known.clone());
         }
-        Ok(identity)
+        Ok(known)
     }
 
     fn judge_unknown(
@@ -159,6 +171,7 @@ impl Jwt {
         }
         let (claims, written) = token.claims().ok_or(Reason::InvalidCredential)?;
         let times = self.rules.judge(&claims, now)?;
+        let binding = Binding::read(&claims)?;
         let (subject, claims) = self.subject(claims)?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
         let identity = Identity::proven(Proof {
@@ -173,7 +186,7 @@ impl Jwt {
             leeway: self.rules.leeway,
             claims: written.into(),
         })?;
-        Ok(Known { identity: Arc::new(identity), times })
+        Ok(Known { identity: Arc::new(identity), times, binding })
     }
 
     /// The subject, and the claims back: the expression has them only on loan.
@@ -232,13 +245,16 @@ impl Verifier for Jwt {
     fn verify<'a>(
         &'a self,
         credential: &'a Credential<'a>,
-        _: &'a Occasion<'a>,
+        occasion: &'a Occasion<'a>,
         now: UnixSeconds,
     ) -> Verification<'a> {
-        let judged = match (self.judge(credential.value, now), &self.source) {
+        let judge = move || {
+            let certificate = occasion.certificate.map(|shown| &**shown);
+            self.judge(credential.value, certificate, now)
+        };
+        let judged = match (judge(), &self.source) {
             (Err(Stopped::KeyMissing), Source::Remote(remote)) => {
-                let again = move || self.judge(credential.value, now);
-                return Box::pin(judge_again(remote, again));
+                return Box::pin(judge_again(remote, judge));
             }
             (Err(Stopped::KeyMissing), Source::Fixed(_)) => Err(Reason::InvalidCredential.into()),
             (Err(Stopped::Rejected(reason)), _) => Err(reason.into()),

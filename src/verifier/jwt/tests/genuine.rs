@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
 use super::super::super::occasion::Asked;
@@ -341,4 +342,24 @@ async fn a_header_that_is_remembered_says_nothing_about_another() {
     }
     admits(&verifier, "another header", &raw(r#"{"alg":"HS256","typ":"JWT"}"#, "dan")).await;
     admits(&verifier, "the first header again", &raw(plain, "eve")).await;
+}
+
+#[tokio::test]
+async fn a_token_for_one_certificate_is_good_beside_it_alone_however_often_it_comes() {
+    let thumbprint = b64(digest(&SHA256, b"of ada").as_ref());
+    let mut claims = claims();
+    claims["cnf"] = json!({ "x5t#S256": thumbprint });
+    let token = secret().token("HS256", &claims);
+    let verifier = hs256();
+    let credential = Credential { value: token.as_bytes(), basic: false };
+    let beside = async |certificate: Option<&[u8]>| {
+        let asked = Asked { certificate: certificate.map(Arc::from), ..Asked::default() };
+        let judged = verifier.verify(&credential, &asked.with(Place::Message), NOW).await;
+        judged.map(|_| ()).map_err(|error| error.reason())
+    };
+    for _ in 0..2 {
+        assert_eq!(beside(None).await, Err(INVALID));
+        assert_eq!(beside(Some(b"of ada")).await, Ok(()));
+        assert_eq!(beside(Some(b"of eve")).await, Err(INVALID));
+    }
 }
