@@ -232,7 +232,8 @@ impl Reading {
             let text = unescaped(&text);
             return Some(Scalar { value: Value::from(text.as_str()), text });
         }
-        let text = unescaped(text.trim());
+        let is_blank = |one: char| one.is_whitespace() || one == '\u{feff}';
+        let text = unescaped(text.trim_matches(is_blank));
         let value = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text.as_str()));
         Some(Scalar { text, value })
     }
@@ -409,6 +410,7 @@ mod tests {
             r#"{"n":-Infinity,"type":"auth""#,
             "{'type':'auth'",
             "{type:auth}",
+            "{type\u{feff}:'auth'",
             r#"{"t\u0079pe":"\u0061uth""#,
             "{type:'au\\\nth'",
             "{a='b\\'\"'; type => auth;",
