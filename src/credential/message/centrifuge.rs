@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::places::{Places, set_member};
 use super::pointer::Pointer;
-use super::probe::could_meet;
+use super::probe::any_at;
 use super::refusal::{Cause, Refusal};
 use super::watch::LoginWatch;
 use super::{Content, LoginMessage, strictly};
@@ -36,9 +36,9 @@ impl CentrifugeLogin {
     pub(super) fn matches(&self, payload: &[u8]) -> bool {
         // As a whole too: commands need not be on lines of their own.
         self.watch().is_login(payload)
-            || payload
-                .split(|byte| *byte == b'\n')
-                .any(|line| could_meet(line, &[(&self.connect, None)]))
+            || String::from_utf8_lossy(payload)
+                .split('\n')
+                .any(|line| any_at(line, &self.connect, None))
     }
 
     /// [`CentrifugeLogin::matches`], a piece at a time.
