@@ -5,7 +5,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde_json::Value;
+
 use super::exchange::Exchange;
+use super::gate::Gate;
 use super::login::{frame_down, frame_up};
 use super::plan::Plan;
 use crate::clock;
@@ -14,7 +17,6 @@ use crate::credential::{Follower, Forwarded, MessageSource, Place, Progress, Sig
 use crate::expression::Variables;
 use crate::identity::Identity;
 use crate::relay::{Tap, TapVerdict, Watch};
-use crate::revocation::Revocations;
 use crate::verifier::{Credential, KeptOccasion, VerifyError};
 
 /// Watches a live connection for further login messages: each must prove the
@@ -38,10 +40,11 @@ struct Followed {
 struct Judge {
     plan: Arc<Plan>,
     identity: Arc<Identity>,
-    revocations: Arc<Revocations>,
+    gate: Arc<Gate>,
     /// The upgrade as verifiers are told; its headers are gone.
     occasion: KeptOccasion,
-    /// What a `rewrite` sees besides the message; nothing if there is none.
+    /// What `rewrite` and `require` see besides the message, and `require` the identity;
+    /// nothing if there is neither.
     variables: Variables,
     /// What client and upstream agreed to speak.
     subprotocol: Option<Box<str>>,
@@ -63,9 +66,11 @@ impl LoginTap {
         let judge = Judge {
             plan: Arc::clone(&exchange.plan),
             identity: Arc::clone(identity),
-            revocations: Arc::clone(&exchange.gate.revocations),
+            gate: Arc::clone(&exchange.gate),
             occasion: exchange.occasion_at(Place::Message).bare(),
-            variables: exchange.variables(Some(identity), |_| source.rewrites()),
+            variables: exchange.variables(Some(identity), |name| {
+                source.rewrites() || name == "request" && exchange.plan.access.rule.uses(name)
+            }),
             subprotocol: subprotocol.map(Into::into),
         };
         let followed = Followed { follower, sight: Sight::Other, logged_in };
@@ -76,7 +81,7 @@ impl LoginTap {
     }
 
     fn followed(&self) -> MutexGuard<'_, Followed> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.followed)
     }
 
     fn source(&self) -> Option<&MessageSource> {
@@ -84,13 +89,25 @@ impl LoginTap {
     }
 }
 
+fn lock(followed: &Mutex<Followed>) -> MutexGuard<'_, Followed> {
+    followed.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Judge {
+    /// The plan of the route as a reload left it: it may have changed who verifies, and
+    /// what is required.
+    fn plan_now(&self) -> Arc<Plan> {
+        let plans = self.gate.plans.load();
+        Arc::clone(plans.named(&self.plan.name).unwrap_or(&self.plan))
+    }
+
     /// What the upstream gets in place of the login `message`. Whoever logged in
     /// without a message may still say the dialect's hello, which needs no token then.
     async fn judge(
         &self,
         message: &[u8],
         text: bool,
+        followed: &Mutex<Followed>,
         first: bool,
         progress: &mut Progress,
     ) -> Result<Option<Forwarded>, Reason> {
@@ -98,11 +115,25 @@ impl Judge {
         let source = self.plan.access.sources.message().ok_or(Reason::Forbidden)?;
         let most = limits.auth_message_bytes.0 as usize;
         let login = source.read(progress, message, text, most)?;
-        // Behind the permit a login stands whole and alone in its message.
+        // Behind the permit a login stands whole in its message.
         let login = login.ok_or(Reason::MalformedCredential)?;
-        source.follower_behind(&login)?;
+        // What came behind it belongs to the stream that is followed: a packet that began
+        // there goes on in the next message.
+        if !lock(followed).follower.goes_on(&login) {
+            return Err(Reason::AmbiguousCredential);
+        }
         match &login.token {
-            Some(token) => self.verify(source, token.expose()).await?,
+            Some(token) if token.expose().len() as u64 > limits.credential_bytes.0 => {
+                return Err(Reason::MalformedCredential);
+            }
+            Some(token) => {
+                let proven = self.verify(source, token.expose()).await?;
+                self.require(&proven, &login.parsed)?;
+            }
+            // Of who came by another credential only the message is new.
+            None if first && self.plan_now().access.rule.uses("message") => {
+                self.require(&self.identity, &login.parsed)?;
+            }
             None if first => {}
             None => return Err(Reason::MissingCredential),
         }
@@ -129,12 +160,32 @@ impl Judge {
         TapVerdict::Close { reason, code, reply }
     }
 
-    async fn verify(&self, source: &MessageSource, token: &[u8]) -> Result<(), Reason> {
-        let chain = self.plan.access.chains.get(source.index()).ok_or(Reason::Forbidden)?;
+    /// Whether `require` admits `identity` by this message, as it did by the first.
+    fn require(&self, identity: &Arc<Identity>, message: &Value) -> Result<(), Reason> {
+        let (mut variables, now) = (self.variables.clone(), self.plan_now());
+        // What a reload asks of the request may not have been kept.
+        let is_known = !now.access.rule.uses("request") || variables.contains_key("request");
+        let rule = if is_known { &now.access.rule } else { &self.plan.access.rule };
+        if rule.uses("identity") {
+            variables.insert("identity", identity.variable());
+        }
+        if rule.uses("message") {
+            variables.insert("message", message.clone());
+        }
+        if rule.is_satisfied(&variables) { Ok(()) } else { Err(Reason::Forbidden) }
+    }
+
+    async fn verify(&self, source: &MessageSource, token: &[u8]) -> Result<Arc<Identity>, Reason> {
+        let now = self.plan_now();
+        let index = now.access.sources.message().map(MessageSource::index);
+        let chain = index.and_then(|index| now.access.chains.get(index));
+        let chain = chain.or_else(|| self.plan.access.chains.get(source.index()));
+        let chain = chain.ok_or(Reason::Forbidden)?;
         let credential = Credential { value: token, basic: false };
         match chain.verify(&credential, &self.occasion.lent(), clock::unix_now()).await.result {
             Ok(proven) if proven.is_same(&self.identity) => {
-                self.revocations.judge(&proven, clock::unix_millis())
+                self.gate.revocations.judge(&proven, clock::unix_millis())?;
+                Ok(proven)
             }
             Ok(_) => Err(Reason::Forbidden),
             Err(VerifyError::Rejected(reason)) => Err(reason),
@@ -164,7 +215,7 @@ impl Tap for LoginTap {
         message: Vec<u8>,
         text: bool,
     ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
-        let judge = Arc::clone(&self.judge);
+        let (judge, shared) = (Arc::clone(&self.judge), Arc::clone(&self.followed));
         let often = self.source().is_some_and(MessageSource::greets_often);
         let (hidden, first) = {
             let mut followed = self.followed();
@@ -176,7 +227,7 @@ impl Tap for LoginTap {
             let mut progress = Progress::default();
             let judged = match hidden {
                 true => Err(Reason::AmbiguousCredential),
-                false => judge.judge(&message, text, first, &mut progress).await,
+                false => judge.judge(&message, text, &shared, first, &mut progress).await,
             };
             match judged {
                 Ok(forwarded) => TapVerdict::Continue {
@@ -203,7 +254,7 @@ struct LargeLogin {
 
 impl Watch for LargeLogin {
     fn follow(&mut self, payload: &[u8]) -> Option<(Reason, u16)> {
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = lock(&self.followed);
         let is_login = followed.follower.is_login(payload);
         is_login.then_some((Reason::AuthMessageTooLarge, self.code))
     }
