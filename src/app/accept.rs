@@ -106,10 +106,13 @@ impl Serving {
         let (stream, tls, certificate) = match (accepted.stream, acceptor) {
             (Stream::Tcp(tcp), Some(acceptor)) => {
                 let accepting = Box::pin(acceptor.accept(tcp));
-                let accepted = within(header_timeout, accepting).await.and_then(Result::ok);
-                // A peer that does not speak TLS can be told nothing.
-                let Some(stream) = accepted else {
-                    return say_silent(&gate, peer, "a connection without a TLS handshake");
+                let stream = match within(header_timeout, accepting).await {
+                    Some(Ok(stream)) => stream,
+                    // A peer that does not speak TLS can be told nothing.
+                    failed => {
+                        say_stale(&gate, peer, failed.and_then(Result::err).as_ref());
+                        return say_silent(&gate, peer, "a connection without a TLS handshake");
+                    }
                 };
                 let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let certificate = shown.map(|certificate| Arc::from(&**certificate));
@@ -239,6 +242,21 @@ impl Http<'_> {
 fn say_silent(gate: &Gate, peer: Option<IpAddr>, message: &str) {
     let peer = serde_json::Value::from(peer.map(|peer| peer.to_string()));
     gate.telemetry.log.event(LogLevel::Debug, message, &[("peer", peer)]);
+}
+
+/// Whoever shows a certificate is turned away while the list of those that are revoked
+/// is out of date: nothing that a client can mend.
+fn say_stale(gate: &Gate, peer: Option<IpAddr>, error: Option<&std::io::Error>) {
+    use rustls::CertificateError::{ExpiredRevocationList, ExpiredRevocationListContext};
+    let error = error.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref());
+    if let Some(rustls::Error::InvalidCertificate(
+        ExpiredRevocationList | ExpiredRevocationListContext { .. },
+    )) = error
+    {
+        let message = "server.tls.client_crl has expired: clients with a certificate are refused";
+        let peer = serde_json::Value::from(peer.map(|peer| peer.to_string()));
+        gate.telemetry.log.event(LogLevel::Warn, message, &[("peer", peer)]);
+    }
 }
 
 /// Waits until the listeners close.

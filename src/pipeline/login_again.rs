@@ -5,6 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde_json::Value;
+
 use super::exchange::Exchange;
 use super::gate::Gate;
 use super::login::{frame_down, frame_up};
@@ -41,7 +43,8 @@ struct Judge {
     gate: Arc<Gate>,
     /// The upgrade as verifiers are told; its headers are gone.
     occasion: KeptOccasion,
-    /// What a `rewrite` sees besides the message; nothing if there is none.
+    /// What `rewrite` and `require` see besides the message, and `require` the identity;
+    /// nothing if there is neither.
     variables: Variables,
     /// What client and upstream agreed to speak.
     subprotocol: Option<Box<str>>,
@@ -65,7 +68,9 @@ impl LoginTap {
             identity: Arc::clone(identity),
             gate: Arc::clone(&exchange.gate),
             occasion: exchange.occasion_at(Place::Message).bare(),
-            variables: exchange.variables(Some(identity), |_| source.rewrites()),
+            variables: exchange.variables(Some(identity), |name| {
+                source.rewrites() || name == "request" && exchange.plan.access.rule.uses(name)
+            }),
             subprotocol: subprotocol.map(Into::into),
         };
         let followed = Followed { follower, sight: Sight::Other, logged_in };
@@ -76,7 +81,7 @@ impl LoginTap {
     }
 
     fn followed(&self) -> MutexGuard<'_, Followed> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.followed)
     }
 
     fn source(&self) -> Option<&MessageSource> {
@@ -84,13 +89,25 @@ impl LoginTap {
     }
 }
 
+fn lock(followed: &Mutex<Followed>) -> MutexGuard<'_, Followed> {
+    followed.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Judge {
+    /// The plan of the route as a reload left it: it may have changed who verifies, and
+    /// what is required.
+    fn plan_now(&self) -> Arc<Plan> {
+        let plans = self.gate.plans.load();
+        Arc::clone(plans.named(&self.plan.name).unwrap_or(&self.plan))
+    }
+
     /// What the upstream gets in place of the login `message`. Whoever logged in
     /// without a message may still say the dialect's hello, which needs no token then.
     async fn judge(
         &self,
         message: &[u8],
         text: bool,
+        followed: &Mutex<Followed>,
         first: bool,
         progress: &mut Progress,
     ) -> Result<Option<Forwarded>, Reason> {
@@ -98,11 +115,25 @@ impl Judge {
         let source = self.plan.access.sources.message().ok_or(Reason::Forbidden)?;
         let most = limits.auth_message_bytes.0 as usize;
         let login = source.read(progress, message, text, most)?;
-        // Behind the permit a login stands whole and alone in its message.
+        // Behind the permit a login stands whole in its message.
         let login = login.ok_or(Reason::MalformedCredential)?;
-        source.follower_behind(&login)?;
+        // What came behind it belongs to the stream that is followed: a packet that began
+        // there goes on in the next message.
+        if !lock(followed).follower.goes_on(&login) {
+            return Err(Reason::AmbiguousCredential);
+        }
         match &login.token {
-            Some(token) => self.verify(source, token.expose()).await?,
+            Some(token) if token.expose().len() as u64 > limits.credential_bytes.0 => {
+                return Err(Reason::MalformedCredential);
+            }
+            Some(token) => {
+                let proven = self.verify(source, token.expose()).await?;
+                self.require(&proven, &login.parsed)?;
+            }
+            // Of who came by another credential only the message is new.
+            None if first && self.plan_now().access.rule.uses("message") => {
+                self.require(&self.identity, &login.parsed)?;
+            }
             None if first => {}
             None => return Err(Reason::MissingCredential),
         }
@@ -129,14 +160,33 @@ impl Judge {
         TapVerdict::Close { reason, code, reply }
     }
 
-    async fn verify(&self, source: &MessageSource, token: &[u8]) -> Result<(), Reason> {
-        let chain = self.plan.access.chains.get(source.index()).ok_or(Reason::Forbidden)?;
-        // A reload may have given them other keys, or taken one out.
-        let chain = self.gate.plans.load().present(chain);
+    /// Whether `require` admits `identity` by this message, as it did by the first.
+    fn require(&self, identity: &Arc<Identity>, message: &Value) -> Result<(), Reason> {
+        let (mut variables, now) = (self.variables.clone(), self.plan_now());
+        // What a reload asks of the request may not have been kept.
+        let is_known = !now.access.rule.uses("request") || variables.contains_key("request");
+        let rule = if is_known { &now.access.rule } else { &self.plan.access.rule };
+        if rule.uses("identity") {
+            variables.insert("identity", identity.variable());
+        }
+        if rule.uses("message") {
+            variables.insert("message", message.clone());
+        }
+        if rule.is_satisfied(&variables) { Ok(()) } else { Err(Reason::Forbidden) }
+    }
+
+    async fn verify(&self, source: &MessageSource, token: &[u8]) -> Result<Arc<Identity>, Reason> {
+        let now = self.plan_now();
+        let index = now.access.sources.message().map(MessageSource::index);
+        let chain = index.and_then(|index| now.access.chains.get(index));
+        let chain = chain.or_else(|| self.plan.access.chains.get(source.index()));
+        // Where the policy tells no more, those of the same names decide.
+        let chain = self.gate.plans.load().present(chain.ok_or(Reason::Forbidden)?);
         let credential = Credential { value: token, basic: false };
         match chain.verify(&credential, &self.occasion.lent(), clock::unix_now()).await.result {
             Ok(proven) if proven.is_same(&self.identity) => {
-                self.gate.revocations.judge(&proven, clock::unix_millis())
+                self.gate.revocations.judge(&proven, clock::unix_millis())?;
+                Ok(proven)
             }
             Ok(_) => Err(Reason::Forbidden),
             Err(VerifyError::Rejected(reason)) => Err(reason),
@@ -166,7 +216,7 @@ impl Tap for LoginTap {
         message: Vec<u8>,
         text: bool,
     ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
-        let judge = Arc::clone(&self.judge);
+        let (judge, shared) = (Arc::clone(&self.judge), Arc::clone(&self.followed));
         let often = self.source().is_some_and(MessageSource::greets_often);
         let (hidden, first) = {
             let mut followed = self.followed();
@@ -178,7 +228,7 @@ impl Tap for LoginTap {
             let mut progress = Progress::default();
             let judged = match hidden {
                 true => Err(Reason::AmbiguousCredential),
-                false => judge.judge(&message, text, first, &mut progress).await,
+                false => judge.judge(&message, text, &shared, first, &mut progress).await,
             };
             match judged {
                 Ok(forwarded) => TapVerdict::Continue {
@@ -205,7 +255,7 @@ struct LargeLogin {
 
 impl Watch for LargeLogin {
     fn follow(&mut self, payload: &[u8]) -> Option<(Reason, u16)> {
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = lock(&self.followed);
         let is_login = followed.follower.is_login(payload);
         is_login.then_some((Reason::AuthMessageTooLarge, self.code))
     }

@@ -41,8 +41,10 @@ pub struct Plans {
     pub proxy_protocol: bool,
     /// Whether any upstream is told of the ends of the client's connection.
     pub tells_ends: bool,
-    /// The limits that apply before a route is known.
+    /// The limits that apply before a route is known, and where there is none.
     pub limits: LimitsConfig,
+    /// `limits.handshakes_per_ip`, for all routes but those with a limiter of their own.
+    pub rate: Option<Arc<RateLimiter>>,
     /// How long revocations count, and where they are shared.
     pub revocation: Arc<Terms>,
     /// `server.drain_delay`.

@@ -123,8 +123,12 @@ fn client_verifier(clients: &ClientAuthorities) -> Result<Arc<dyn ClientCertVeri
         if lists.is_empty() {
             return Err(TlsError::NoRevocationList(path.clone()));
         }
-        // An authority in the middle need not have a list of its own.
-        builder = builder.with_crls(lists).only_check_end_entity_revocation();
+        // An authority in the middle need not have a list of its own. A list past its
+        // `nextUpdate` says nothing about today (RFC 5280 §6.3.3): nobody gets in by it.
+        builder = builder
+            .with_crls(lists)
+            .only_check_end_entity_revocation()
+            .enforce_revocation_expiration();
     }
     if !clients.required {
         builder = builder.allow_unauthenticated();

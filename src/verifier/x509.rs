@@ -177,3 +177,42 @@ fn time((tag, contents): (u8, &[u8])) -> Option<UnixSeconds> {
     );
     timestamp::read(&Value::String(format!("{date}T{clock}Z")))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, SanType};
+
+    use super::*;
+
+    fn der() -> Vec<u8> {
+        let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        params.subject_alt_names.push(SanType::URI("spiffe://x/a".try_into().unwrap()));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn a_certificate_says_whose_it_is() {
+        let read = read(&der()).unwrap();
+        assert_eq!((read.uris, read.dns), (vec!["spiffe://x/a".into()], vec!["a.example".into()]));
+        assert_eq!((read.emails.len(), read.common_names.len()), (0, 1));
+        assert!(read.is_for_clients && read.not_after > 0);
+    }
+
+    proptest! {
+        #[test]
+        fn no_change_of_a_certificate_panics(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+            end in any::<prop::sample::Index>(),
+        ) {
+            let mut der = der();
+            for (at, byte) in changes {
+                let at = at.index(der.len());
+                der[at] = byte;
+            }
+            read(&der);
+            read(&der[..end.index(der.len())]);
+        }
+    }
+}

@@ -47,6 +47,11 @@ impl Authority {
 
     /// The list on which these serial numbers stand.
     fn revoking(&self, serials: &[u64]) -> String {
+        self.revoking_until(2040, serials)
+    }
+
+    /// The same, due to be replaced when that year begins.
+    fn revoking_until(&self, year: i32, serials: &[u64]) -> String {
         let revoked = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: rcgen::date_time_ymd(2020, 1, 1),
@@ -55,7 +60,7 @@ impl Authority {
         });
         let params = CertificateRevocationListParams {
             this_update: rcgen::date_time_ymd(2020, 1, 1),
-            next_update: rcgen::date_time_ymd(2040, 1, 1),
+            next_update: rcgen::date_time_ymd(year, 1, 1),
             crl_number: SerialNumber::from(1_u64),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
@@ -278,6 +283,11 @@ fn revoked_certificates_and_missing_ones_are_turned_away_in_the_handshake() {
     std::fs::write(list, authority.revoking(&[8])).expect("written");
     eventually("the list is read again", || !takes(connect(&gate, &good)));
     assert!(takes(connect(&gate, &revoked)));
+    // One that is out of date says nothing about today, and the operator hears of it.
+    let list = gate.directory().join("clients.crl");
+    std::fs::write(list, authority.revoking_until(2021, &[])).expect("written");
+    eventually("the list is out of date", || !takes(connect(&gate, &revoked)));
+    eventually("that is logged", || gate.output().contains("client_crl has expired"));
 }
 
 #[test]

@@ -185,3 +185,105 @@ fn a_rewrite_logs_in_at_the_upstream_with_the_identity() {
     socket.send_frame(&binary(&packet("whoever", Some(&token("alice")))));
     assert_eq!(socket.receive(), binary(&packet("alice", Some("of-the-gate"))));
 }
+
+#[test]
+fn no_member_that_a_server_could_take_for_ours_is_left_beside_a_rewrite() {
+    let upstream = Upstream::start();
+    let rewrite = r#"{ rewrite: '{"user": identity.subject}' }"#;
+    let gate = Gate::start(&config("graphql", rewrite, &upstream.ws()));
+    // To a server in Go, "Payload" is `payload`, and the last one counts.
+    let login = connection_init(&token("mallory"));
+    let twin = login.replace("}}", r#"},"Payload":{"user":"root"}}"#);
+    let mut socket = open(&gate);
+    socket.send(&twin);
+    assert_eq!(socket.closed().code, 4401);
+    let by_cookie =
+        |gate: &Gate| Request::upgrade("/ws/echo").cookie(&token("mallory")).open(gate.address());
+    for (format, hello) in [
+        ("graphql", r#"{"TYPE":"connection_init","payload":{"user":"root"}}"#),
+        ("centrifuge", r#"{"Connect":{"user":"root"},"id":1}"#),
+    ] {
+        let gate = Gate::start(&config(format, rewrite, &upstream.ws()));
+        let mut socket = by_cookie(&gate);
+        socket.send(hello);
+        assert_eq!(socket.closed().says(), (4001, "Unauthorized"), "{format}");
+    }
+    let gate = Gate::start(&config("centrifuge", rewrite, &upstream.ws()));
+    let mut socket = by_cookie(&gate);
+    socket.send(r#"{"connect":{"User":"root"},"id":1}"#);
+    assert_eq!(socket.text(), r#"{"connect":{"user":"mallory"},"id":1}"#);
+    // Protobuf, in which nothing is rewritten.
+    socket.send_frame(&binary(b"\x0c\x08\x01\x22\x08\x12\x04root"));
+    assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
+    let gate = Gate::start(&config(
+        "stomp",
+        r#"{ rewrite: '{"login": identity.subject}' }"#,
+        &upstream.ws(),
+    ));
+    let mut socket = open(&gate);
+    socket.send(&connect("root", &token("mallory")).replace("login", "Login"));
+    assert_eq!(socket.text(), "CONNECT\naccept-version:1.2\nlogin:mallory\n\n\0");
+}
+
+#[test]
+fn a_login_name_in_another_case_or_with_an_escape_is_a_strangers() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("stomp", "", &upstream.ws()));
+    let escaped = token(r"a\cb");
+    for (login, jwt) in [("Login:bob", token("alice")), (r"login:a\cb", escaped)] {
+        let mut socket = open(&gate);
+        socket.send(&format!("CONNECT\n{login}\npasscode:{jwt}\n\n\0"));
+        assert!(socket.text().starts_with("ERROR\nmessage:Forbidden\n"), "{login}");
+    }
+    upstream.saw_nothing();
+}
+
+#[test]
+fn a_login_hides_behind_no_length_that_servers_read_differently() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("stomp", "", &upstream.ws()));
+    let zeros = "0".repeat(200);
+    for header in [
+        " content-length:99".to_owned(),
+        "Content-Length:99".to_owned(),
+        "content-length: 99".to_owned(),
+        format!("content-length:{zeros}99"),
+        format!("{}x:y", " ".repeat(200)),
+    ] {
+        let mut socket = open(&gate);
+        socket.send(&connect("alice", &token("alice")));
+        assert!(socket.text().starts_with("CONNECT\n"));
+        let before = upstream.messages();
+        socket.send(&format!("SEND\n{header}\n\n\0CONNECT\nlogin:bob\n\n\0"));
+        assert_eq!(socket.closed().says(), (4001, "Unauthorized"), "{header:.20}");
+        assert_eq!(upstream.messages(), before, "{header:.20}");
+    }
+}
+
+#[test]
+fn what_a_policy_requires_of_a_login_it_requires_of_every_one() {
+    let upstream = Upstream::start();
+    let config = policy(
+        "origins: any, require: 'message == null || message.topic.startsWith(\"room:\")', credentials: \
+         [{ cookie: session, verifier: app }, { message: { format: phoenix }, verifier: app }]",
+        &upstream.ws(),
+    );
+    let gate = Gate::start(&config);
+    let join = |topic: &str, payload: serde_json::Value| {
+        json!(["1", "1", topic, "phx_join", payload]).to_string()
+    };
+    let by_message = || json!({ "token": token("alice") });
+    let mut socket = open(&gate);
+    for topic in ["room:a", "room:b"] {
+        socket.send(&join(topic, by_message()));
+        assert_eq!(socket.text(), join(topic, json!({})));
+    }
+    socket.send(&join("admin", by_message()));
+    assert!(socket.text().contains(r#""reason":"Forbidden""#));
+    assert_eq!(socket.closed().says(), (4003, "Forbidden"));
+    let mut socket = Request::upgrade("/ws/echo").cookie(&token("alice")).open(gate.address());
+    socket.echoes(&join("room:a", json!({})));
+    socket.send(&join("admin", json!({})));
+    assert!(socket.text().contains(r#""reason":"Forbidden""#));
+    assert_eq!(socket.closed().says(), (4003, "Forbidden"));
+}

@@ -78,7 +78,7 @@ fn every_example_is_accepted_as_written() {
 
 #[test]
 fn graphql_ws_and_subscriptions_transport_ws() {
-    play("graphql", 6);
+    play("graphql", 7);
 }
 
 #[test]

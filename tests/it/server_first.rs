@@ -117,6 +117,29 @@ fn a_nats_login_comes_in_pieces_and_brings_what_follows() {
 }
 
 #[test]
+fn what_a_nats_client_begins_behind_a_second_login_is_followed_to_its_end() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("nats", "", &upstream.ws()));
+    let mut socket = open(&gate, "/ws/echo");
+    let login = |behind: &str| {
+        let options = json!({ "auth_token": token("alice") });
+        Frame::new(Opcode::Binary, format!("CONNECT {options}\r\n{behind}"))
+    };
+    let expected = |behind: &str| Frame::new(Opcode::Binary, format!("CONNECT {{}}\r\n{behind}"));
+    socket.send_frame(&login(""));
+    assert_eq!(socket.receive(), expected(""));
+    // Its payload is still to come, and is none of another PUB.
+    socket.send_frame(&login("PUB a 40\r\n"));
+    assert_eq!(socket.receive(), expected("PUB a 40\r\n"));
+    let payload = Frame::new(Opcode::Binary, format!("{:<40}\r\n", "PUB b 999999\r\n"));
+    socket.send_frame(&payload);
+    assert_eq!(socket.receive(), payload);
+    socket.send_frame(&Frame::new(Opcode::Binary, "CONNECT {\"user\":\"root\"}\r\n"));
+    assert_eq!(socket.receive(), violation());
+    assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
+}
+
+#[test]
 fn a_rewrite_logs_in_at_the_server_and_a_cookie_needs_no_preview() {
     let upstream = Upstream::start();
     let rewrite = r#", forward: { rewrite: '{"user": identity.subject, "pass": "of-the-gate"}' }"#;
@@ -140,7 +163,7 @@ fn what_is_longer_than_a_login_waits_for_it() {
     assert_eq!(socket.receive(), Frame::new(Opcode::Binary, vec![b'x'; 20_000]));
     assert_eq!(socket.text(), "40{}");
     // The beginning of a message alone is nothing that could be told.
-    let mut socket = open(&gate, "/ws/hex-0102616281016389008002636481016580");
+    let mut socket = open(&gate, "/ws/hex-0102616289000002636480");
     socket.send(&connect("nonsense"));
     assert_eq!(socket.text(), r#"44{"message":"Unauthorized"}"#);
 }
@@ -209,9 +232,12 @@ fn dial_is_a_choice_for_every_format() {
     socket.send(&connect(&token("alice")));
     assert_eq!((socket.text(), socket.text()), ("welcome".to_owned(), "40{}".to_owned()));
     assert_eq!(upstream.last().header("x-forwarded-user"), Some("alice"));
-    let gate = Gate::start(&config("text", ", dial: first", &upstream.ws()));
-    let mut socket = open(&gate, "/ws/greet");
-    assert_eq!(socket.text(), "welcome");
-    socket.send(&token("alice"));
-    socket.echoes("hello");
+    // Beside `message` and in it.
+    for (format, more) in [("text", ", dial: first"), ("text, dial: first", "")] {
+        let gate = Gate::start(&config(format, more, &upstream.ws()));
+        let mut socket = open(&gate, "/ws/greet");
+        assert_eq!(socket.text(), "welcome");
+        socket.send(&token("alice"));
+        socket.echoes("hello");
+    }
 }

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::places::Places;
+use super::places::{Places, set_member};
 use super::pointer::Pointer;
 use super::probe::any_at;
 use super::refusal::{Cause, Refusal};
@@ -34,11 +34,11 @@ impl CentrifugeLogin {
 
     /// Whether any reader could take a command in `payload` for a login.
     pub(super) fn matches(&self, payload: &[u8]) -> bool {
-        if self.watch().is_login(payload) {
-            return true;
-        }
-        let text = String::from_utf8_lossy(payload);
-        text.split('\n').any(|line| any_at(line, &self.connect, None))
+        // As a whole too: commands need not be on lines of their own.
+        self.watch().is_login(payload)
+            || String::from_utf8_lossy(payload)
+                .split('\n')
+                .any(|line| any_at(line, &self.connect, None))
     }
 
     /// [`CentrifugeLogin::matches`], a piece at a time.
@@ -87,10 +87,7 @@ impl CentrifugeLogin {
         self.places.strip(&mut command);
         if let Some(Value::Object(connect)) = command.get_mut("connect") {
             for (name, value) in fields {
-                connect.shift_remove(name);
-                if !value.is_null() {
-                    connect.insert(name.clone(), value.clone());
-                }
+                set_member(connect, name, value);
             }
         }
         lines(&command, behind)
@@ -182,6 +179,10 @@ mod tests {
         let rewritten = centrifuge().rewritten(&read.parsed, &[], fields);
         let expected = r#"{"connect":{"data":{"user":"ann"}},"id":1}"#;
         assert_eq!(String::from_utf8(rewritten).unwrap(), expected);
+        // To a server in Go, theirs could count.
+        let twin = json!({ "connect": { "token": "t", "Data": { "user": "root" } }, "id": 1 });
+        let rewritten = centrifuge().rewritten(&twin, &[], fields);
+        assert_eq!(String::from_utf8(rewritten).unwrap(), expected);
     }
 
     #[test]
@@ -193,6 +194,7 @@ mod tests {
         let unsplit = format!("{}{LOGIN}", r#"{"id":2,"ping":{}}"#);
         assert!(centrifuge.matches(unsplit.as_bytes()));
         assert!(centrifuge.matches(br#"{"\u0063onnect":1}"#));
+        assert!(centrifuge.matches(br#"{"Connect":{}}"#));
         assert!(!centrifuge.matches(br#"{"id":3,"publish":{"data":{"connect":{}}}}"#));
     }
 

@@ -2,13 +2,12 @@
 //! prove the same identity, and none may slip past because it was padded, cut,
 //! or put behind something else.
 
-use super::Dialect;
-use super::MessageSource;
 use super::nats::{self, Commands};
 use super::phoenix;
 use super::socketio;
 use super::stream::{Frames, Packets};
 use super::watch::LoginWatch;
+use super::{Dialect, LoginMessage, MessageSource};
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +91,8 @@ impl Follower {
             (Stream::Messages, Dialect::Json(login)) => login.matches(payload),
             (Stream::Messages, Dialect::Graphql(login)) => login.matches(payload),
             (Stream::Messages, Dialect::Phoenix(login)) => login.matches(payload),
+            // Protobuf, in which logins are not followed.
+            (Stream::Messages, Dialect::Centrifuge(_)) if !text => return Sight::Hidden,
             (Stream::Messages, Dialect::Centrifuge(login)) => login.matches(payload),
             (Stream::Messages, Dialect::Socketio(_)) => text && socketio::is_login(payload),
             (
@@ -104,7 +105,17 @@ impl Follower {
 
     /// A message begins that is too large to be seen whole.
     pub fn begin(&mut self, source: &MessageSource, text: bool) {
-        self.broken = matches!(self.stream, Stream::Mqtt(_)) && text;
+        self.broken = match &source.dialect {
+            Dialect::Mqtt => text,
+            Dialect::Centrifuge(_) => !text,
+            Dialect::Json(_)
+            | Dialect::Text
+            | Dialect::Graphql(_)
+            | Dialect::Stomp(_)
+            | Dialect::Phoenix(_)
+            | Dialect::Nats(_)
+            | Dialect::Socketio(_) => false,
+        };
         self.begun = None;
         self.watches = match &source.dialect {
             Dialect::Json(login) => vec![login.watch()],
@@ -142,9 +153,10 @@ impl Follower {
         self.broken
     }
 
-    /// Goes on behind a login with what came in the same message; false if another
+    /// Goes on behind `login` with what came in the same message; false if another
     /// login is in it.
-    pub(super) fn goes_on(&mut self, behind: &[u8]) -> bool {
+    pub fn goes_on(&mut self, login: &LoginMessage) -> bool {
+        let behind = &login.behind;
         match &mut self.stream {
             Stream::Messages => true,
             Stream::Mqtt(packets) => !packets.is_broken_by(behind),
@@ -162,6 +174,7 @@ fn is_connect(payload: &[u8]) -> bool {
 mod tests {
     use serde_json::json;
 
+    use super::super::Progress;
     use super::*;
 
     fn source(format: &str) -> MessageSource {
@@ -216,12 +229,36 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_behind_a_second_login_is_followed() {
+        let source = source("nats");
+        let mut follower = source.follower();
+        let message = b"CONNECT {\"pass\":\"t\"}\r\nPUB a 40\r\n";
+        assert_eq!(follower.see(&source, message, false), Sight::Login);
+        let login = source.read(&mut Progress::default(), message, false, 99).unwrap().unwrap();
+        assert!(follower.goes_on(&login));
+        // A payload of 40 bytes, whatever it looks like, then another login.
+        let payload = b"PUB b 999999\r\n                          \r\n";
+        assert_eq!(follower.see(&source, payload, false), Sight::Other);
+        assert_eq!(follower.see(&source, b"CONNECT {}\r\n", false), Sight::Login);
+    }
+
+    #[test]
+    fn centrifuge_is_followed_in_text_alone() {
+        let source = source("centrifuge");
+        let mut follower = source.follower();
+        assert_eq!(follower.see(&source, b"\x04\x08\x01\x22\x00", false), Sight::Hidden);
+        assert_eq!(follower.see(&source, b"{}", true), Sight::Other);
+        follower.begin(&source, false);
+        assert!(follower.is_login(b"\xff\x01"));
+    }
+
+    #[test]
     fn a_login_in_a_large_message_is_found() {
         let padding = "x".repeat(100);
         let large = |format: &str, message: &[u8]| {
             let source = source(format);
             let mut follower = source.follower();
-            follower.begin(&source, format == "socketio");
+            follower.begin(&source, matches!(format, "socketio" | "centrifuge"));
             message.chunks(3).any(|piece| follower.is_login(piece))
         };
         let graphql = format!(r#"{{"pad":"{padding}","type":"connection_init"}}"#);

@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use super::rewrite::{self, Rewritten};
-use super::{Content, Dialect, LoginMessage, MessageSource, Progress, graphql, phoenix, socketio};
+use super::{
+    Content, Dialect, LoginMessage, MessageSource, Progress, graphql, phoenix, socketio, stomp,
+};
 use crate::close::Reason;
 use crate::credential::config::{ForwardConfig, ForwardWord, MessageFormat};
 use crate::expression::{Expression, Variables};
@@ -95,7 +97,9 @@ impl MessageSource {
         variables: &Variables,
     ) -> Result<Option<Forwarded>, Reason> {
         let claimed = login.name.as_deref().filter(|name| !name.is_empty());
-        if !self.rewrites() && claimed.is_some_and(|name| name != subject) {
+        let is_stomp = matches!(self.dialect, Dialect::Stomp(_));
+        let another = |name: &str| name != subject || is_stomp && stomp::has_two_readings(name);
+        if !self.rewrites() && claimed.is_some_and(another) {
             return Err(Reason::Forbidden);
         }
         let (mut payload, text) = match &self.forward {

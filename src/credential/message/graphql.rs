@@ -2,11 +2,11 @@
 //! `graphql-transport-ws` (<https://github.com/enisdenjo/graphql-ws>, PROTOCOL.md)
 //! and `graphql-ws`, the older one of subscriptions-transport-ws.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::places::Places;
+use super::places::{Places, is_twin};
 use super::pointer::Pointer;
-use super::probe::any_at;
+use super::probe::could_meet;
 use super::refusal::{Cause, Refusal};
 use super::watch::LoginWatch;
 use super::{Content, LoginMessage, strictly};
@@ -19,6 +19,7 @@ pub(super) const SUBPROTOCOLS: [&str; 2] = ["graphql-transport-ws", OLD];
 
 const OLD: &str = "graphql-ws";
 const LOGIN: &str = "connection_init";
+const MEMBERS: [&str; 3] = ["id", "type", "payload"];
 const PLACES: [&str; 3] =
     ["/payload/Authorization", "/payload/authorization", "/payload/headers/Authorization"];
 
@@ -41,7 +42,7 @@ impl GraphqlLogin {
 
     /// Whether any reader could take `payload` for a login.
     pub(super) fn matches(&self, payload: &[u8]) -> bool {
-        any_at(&String::from_utf8_lossy(payload), &self.kind, Some(&self.login))
+        could_meet(payload, &[(&self.kind, Some(&self.login))])
     }
 
     /// [`GraphqlLogin::matches`], a piece at a time.
@@ -53,6 +54,12 @@ impl GraphqlLogin {
         let parsed = strictly(payload)?;
         if !parsed.is_object() || self.kind.of(&parsed) != Some(&self.login) {
             return Err(Reason::MissingCredential);
+        }
+        // To a server in Go, "Payload" is `payload` too, and the last of them counts. Below
+        // that, names are data.
+        let mut names = parsed.as_object().into_iter().flat_map(Map::keys);
+        if names.any(|name| MEMBERS.iter().any(|member| is_twin(name, member))) {
+            return Err(Reason::AmbiguousCredential);
         }
         let token = self.places.token(&parsed)?;
         Ok(LoginMessage::new(token, parsed, Content::Whole, payload, text))
@@ -124,6 +131,8 @@ mod tests {
             r#"{"type":"connection_init","payload":{"Authorization":"t","authorization":"u"}}"#,
             r#"{"type":"connection_init","payload":{"x":{"y":1,"y":2},"Authorization":"t"}}"#,
             r#"{"type":"connection_init","payload":{"Authorization":"t"}} {}"#,
+            r#"{"type":"connection_init","payload":{"Authorization":"t"},"Payload":{"user":"x"}}"#,
+            r#"{"Type":"ping","type":"connection_init","payload":{"Authorization":"t"}}"#,
         ] {
             assert_eq!(read(payload), Err(Reason::AmbiguousCredential), "{payload}");
         }
@@ -166,6 +175,7 @@ mod tests {
     fn a_later_login_is_seen_however_it_is_written() {
         let login = login(json!({ "format": "graphql" }));
         assert!(login.matches(br#"{"type":"x","\u0074ype":"connection_init"}"#));
+        assert!(login.matches(br#"{"TYPE":"connection_init"}"#));
         assert!(!login.matches(br#"{"type":"subscribe","payload":{"type":"connection_init"}}"#));
     }
 }

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
+use super::places::has_twin_on;
 use super::pointer::Pointer;
-use super::probe::{any_at, equal};
-use super::watch::LoginWatch;
+use super::probe::{could_meet, equal};
+use super::watch::{LoginWatch, begins};
 use super::{Content, LoginMessage, strictly};
 use crate::close::Reason;
 use crate::credential::config::MessageConfig;
@@ -52,31 +53,25 @@ impl JsonLogin {
     /// Whether any reader could take `payload` for a login. Without conditions,
     /// whatever holds something where the token would be.
     pub(super) fn matches(&self, payload: &[u8]) -> bool {
-        let text = String::from_utf8_lossy(payload);
-        let text = text.trim_start_matches('\u{feff}');
-        if !text.trim_ascii_start().starts_with(['{', '[']) {
-            return false;
-        }
-        if self.conditions.is_empty() {
-            return any_at(text, &self.token, None);
-        }
-        self.conditions.iter().all(|(pointer, expected)| any_at(text, pointer, Some(expected)))
+        could_meet(payload, &self.sought())
     }
 
     /// Whether what begins with `begun` could become a login.
     pub(super) fn could_match(&self, begun: &[u8]) -> bool {
-        let begun = begun.strip_prefix(b"\xef\xbb\xbf").unwrap_or(begun).trim_ascii_start();
-        begun.first().is_none_or(|first| matches!(first, b'{' | b'['))
+        begins(begun) != Some(false)
     }
 
     /// [`JsonLogin::matches`], a piece at a time; a credential counts before all that
     /// tells that it is one has been seen.
     pub(super) fn watch(&self) -> LoginWatch {
+        LoginWatch::new(self.sought()).with_credential(&self.token)
+    }
+
+    fn sought(&self) -> Vec<(&Pointer, Option<&Value>)> {
         if self.conditions.is_empty() {
-            return LoginWatch::new([(&self.token, None)]);
+            return vec![(&self.token, None)];
         }
-        let conditions = self.conditions.iter().map(|(pointer, value)| (pointer, Some(value)));
-        LoginWatch::new(conditions).with_credential(&self.token)
+        self.conditions.iter().map(|(pointer, value)| (pointer, Some(value))).collect()
     }
 
     pub(super) fn read(&self, payload: &[u8], text: bool) -> Result<LoginMessage, Reason> {
@@ -87,6 +82,11 @@ impl JsonLogin {
             });
         if !is_login {
             return Err(Reason::MissingCredential);
+        }
+        // A server that folds the case of names could read another login.
+        let places = self.conditions.iter().map(|(place, _)| place).chain([&self.token]);
+        if places.into_iter().any(|place| has_twin_on(place, &parsed)) {
+            return Err(Reason::AmbiguousCredential);
         }
         match self.token.of(&parsed) {
             Some(Value::String(token)) if !token.is_empty() => {
@@ -156,6 +156,8 @@ mod tests {
             r#"{"type":"auth","token":"a","token":"b"}"#,
             r#"{"type":"auth","token":"a","token":"a"}"#,
             r#"{"type":"auth","token":"a"}{"#,
+            r#"{"type":"auth","token":"a","Token":"b"}"#,
+            r#"{"TYPE":"x","type":"auth","token":"a"}"#,
         ] {
             assert_eq!(read(payload), Err(Reason::AmbiguousCredential), "{payload}");
         }
@@ -167,6 +169,15 @@ mod tests {
         assert!(auth.matches(br#"{"type":"auth"}"#));
         assert!(auth.matches(b"\xef\xbb\xbf {\"\xff\":1,\"type\":\"auth\"}"));
         assert!(auth.matches(br#"{"type":"auth","type":"chat"}"#));
+        assert!(auth.matches(br#"{"Type":"auth"}"#));
+        // What readers take that serde does not: Python, Gson, Newtonsoft, Ruby.
+        assert!(auth.matches(br#"{"n":NaN,"type":"auth"}"#));
+        assert!(auth.matches(b"/* \" */ {'type':'auth',}"));
+        assert!(auth.matches(br#"{type:auth,token:abc}"#));
+        let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+        assert!(auth.matches(&wide(r#"{"type":"auth"}"#)));
+        assert!(!auth.matches(&wide(r#"{"type":"chat"}"#)));
+        assert!(!auth.matches(b"[see] type: \"auth\", {"));
         assert!(!auth.matches(br#"{"type":"chat","token":"x"}"#));
         assert!(!auth.matches(b"hello"));
         let bare = login(json!({ "token": "/token" }));

@@ -22,6 +22,7 @@ mod stomp;
 mod stream;
 mod text;
 mod watch;
+mod wide;
 
 use serde_json::{Value, json};
 
@@ -190,11 +191,7 @@ impl MessageSource {
     /// [`Reason::AmbiguousCredential`] if another login came with it.
     pub fn follower_behind(&self, login: &LoginMessage) -> Result<Follower, Reason> {
         let mut follower = self.follower();
-        if follower.goes_on(&login.behind) {
-            Ok(follower)
-        } else {
-            Err(Reason::AmbiguousCredential)
-        }
+        if follower.goes_on(login) { Ok(follower) } else { Err(Reason::AmbiguousCredential) }
     }
 
     /// Whether a login that comes behind the permit never reaches the upstream,

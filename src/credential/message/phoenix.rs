@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::places::Places;
 use super::pointer::Pointer;
-use super::probe::any_at;
+use super::probe::could_meet;
 use super::refusal::Refusal;
 use super::watch::LoginWatch;
 use super::{Content, LoginMessage, strictly};
@@ -46,9 +46,8 @@ impl PhoenixLogin {
 
     /// Whether any reader could take `payload` for a join.
     pub(super) fn matches(&self, payload: &[u8]) -> bool {
-        let text = String::from_utf8_lossy(payload);
         is_binary_join(payload)
-            || self.events.iter().any(|event| any_at(&text, event, Some(&self.login)))
+            || self.events.iter().any(|event| could_meet(payload, &[(event, Some(&self.login))]))
     }
 
     /// [`PhoenixLogin::matches`] for the two texts, a piece at a time: either is

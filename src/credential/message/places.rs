@@ -1,8 +1,8 @@
 //! The places of a JSON document where a dialect looks for its token.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::pointer::Pointer;
+use super::pointer::{Pointer, array_index};
 use crate::close::Reason;
 use crate::credential::config::MessageConfig;
 use crate::problem::Problem;
@@ -58,18 +58,7 @@ impl Places {
     /// Whether beside a member on the way to a token there could be another one that
     /// a server takes for the same.
     pub(super) fn has_twin(&self, document: &Value) -> bool {
-        self.0.iter().any(|place| {
-            let mut value = document;
-            for token in place.tokens() {
-                let Value::Object(members) = value else { return false };
-                if members.keys().any(|name| is_twin(name, token)) {
-                    return true;
-                }
-                let Some(next) = members.get(&**token) else { return false };
-                value = next;
-            }
-            false
-        })
+        self.0.iter().any(|place| has_twin_on(place, document))
     }
 
     /// `document` without the members that hold tokens.
@@ -99,12 +88,48 @@ pub(super) fn agreed<'a>(
     Ok(token.map(Secret::new))
 }
 
+/// Whether beside a member on the way of `place` there is one that a server could take
+/// for the same.
+pub(super) fn has_twin_on(place: &Pointer, document: &Value) -> bool {
+    let mut value = document;
+    for token in place.tokens() {
+        let next = match value {
+            Value::Object(members) => {
+                if members.keys().any(|name| is_twin(name, token)) {
+                    return true;
+                }
+                members.get(&**token)
+            }
+            Value::Array(items) => array_index(token).and_then(|index| items.get(index)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+        };
+        let Some(next) = next else { return false };
+        value = next;
+    }
+    false
+}
+
 /// Whether a server that folds the case of names, as those in Go do, takes `name` for
 /// `wanted`, which it is not.
 pub(super) fn is_twin(name: &str, wanted: &str) -> bool {
+    name != wanted && is_same(name, wanted)
+}
+
+/// Whether some server takes `name` for `wanted`.
+pub(super) fn is_same(name: &str, wanted: &str) -> bool {
     // Upper case first: the long s is only then an s.
     let folded = |text: &str| text.to_uppercase().to_lowercase();
-    name != wanted && folded(name) == folded(wanted)
+    name.eq_ignore_ascii_case(wanted)
+        || !(name.is_ascii() && wanted.is_ascii()) && folded(name) == folded(wanted)
+}
+
+/// Sets the member `name`, or removes it for null, and with it every one that a server
+/// could take for it.
+pub(super) fn set_member(members: &mut Map<String, Value>, name: &str, value: &Value) {
+    members.retain(|other, _| !is_same(other, name));
+    if !value.is_null() {
+        members.insert(name.to_owned(), value.clone());
+    }
 }
 
 /// A token is often written as the header that it would have been.
@@ -149,6 +174,9 @@ mod tests {
         assert!(places.has_twin(&json!({ "connect": { "token": "t" }, "Connect": {} })));
         assert!(places.has_twin(&json!({ "connect": { "to\u{212a}en": "t" } })));
         assert!(!places.has_twin(&json!({ "data": { "Token": "t" } })));
+        let listed = Pointer::parse("/l/1/token").unwrap();
+        assert!(has_twin_on(&listed, &json!({ "l": [0, { "token": 1, "TOKEN": 2 }] })));
+        assert!(!has_twin_on(&listed, &json!({ "l": [{ "TOKEN": 2 }, { "token": 1 }] })));
     }
 
     #[test]

@@ -77,12 +77,14 @@ fn namespace(parsed: &Value) -> String {
 }
 
 /// Whether any reader could take a text message that begins so for a CONNECT: to the
-/// parser of JavaScript a blank and the end are the digit 0.
+/// parser of JavaScript a blank and the end are the digit 0, to Python's the digits of
+/// every script are digits.
 pub(super) fn is_login(text: &[u8]) -> bool {
     match text {
         [b'4', kind, ..] => !(b'1'..=b'9').contains(kind),
         [b'4'] => true,
-        _ => false,
+        [first, ..] => !first.is_ascii(),
+        [] => false,
     }
 }
 
@@ -156,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_spelling_of_a_connect_is_seen() {
-        for login in ["40", "40{}", "4", "4 {}", "4\u{a0}{}", "4x"] {
+        for login in ["40", "40{}", "4", "4 {}", "4\u{a0}{}", "4x", "4\u{660}{}", "\u{ff14}0{}"] {
             assert!(is_login(login.as_bytes()), "{login}");
         }
         for other in ["", "2", "3", "41", "42[]", "43[]", "451-[]", "0{}", "b40"] {

@@ -54,7 +54,7 @@ impl StompLogin {
     pub(super) fn read(&self, payload: &[u8], text: bool) -> Result<LoginMessage, Reason> {
         let connect = Connect::parse(payload)?;
         let token = agreed(self.places.iter().filter_map(|place| connect.header(place)).map(Some))?;
-        let name = connect.header(LOGIN).map(str::to_owned);
+        let name = connect.login().map(str::to_owned);
         let headers = connect.headers.iter();
         let parsed: Map<String, Value> =
             headers.map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
@@ -78,8 +78,11 @@ impl StompLogin {
         connect: &Connect,
         fields: &Map<String, Value>,
     ) -> Result<Vec<u8>, Reason> {
-        let is_kept =
-            |name: &str| name != LOGIN && !self.is_place(name) && !fields.contains_key(name);
+        // Of two headers most servers take the first, and some fold their names.
+        let is_kept = |name: &str| {
+            let is_set = fields.keys().any(|field| field.eq_ignore_ascii_case(name));
+            !name.eq_ignore_ascii_case(LOGIN) && !self.is_place(name) && !is_set
+        };
         let mut headers: Vec<_> =
             connect.headers.iter().filter(|(name, _)| is_kept(name)).cloned().collect();
         for (name, value) in fields {
@@ -91,7 +94,11 @@ impl StompLogin {
                     return Err(Reason::Forbidden);
                 }
             };
-            if !is_name(name) || value.contains(char::is_control) {
+            let is_login = name.eq_ignore_ascii_case(LOGIN);
+            if !is_name(name)
+                || value.contains(char::is_control)
+                || is_login && has_two_readings(&value)
+            {
                 return Err(Reason::Forbidden);
             }
             headers.push((name.clone(), value));
@@ -146,6 +153,12 @@ impl Connect {
         self.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
     }
 
+    /// The login name, also where only a server that folds the names of headers sees it.
+    fn login(&self) -> Option<&str> {
+        let is_login = |(name, _): &&(String, String)| name.eq_ignore_ascii_case(LOGIN);
+        self.headers.iter().find(is_login).map(|(_, value)| value.as_str())
+    }
+
     fn encode<'a>(&self, headers: impl Iterator<Item = &'a (String, String)>) -> Vec<u8> {
         let mut frame = format!("{}\n", self.command);
         for (name, value) in headers {
@@ -154,6 +167,12 @@ impl Connect {
         frame.push_str("\n\0");
         frame.into_bytes()
     }
+}
+
+/// Whether servers differ in who a `login` is: to most a backslash in these frames stands
+/// for itself (1.2, "Value Encoding"), and RabbitMQ takes escapes out of them too.
+pub(super) fn has_two_readings(login: &str) -> bool {
+    login.contains('\\')
 }
 
 /// Nothing that would end the name, or be read as an escape of another name.
@@ -261,6 +280,12 @@ mod tests {
             rewritten(json!({ "login": "ann", "passcode": "s", "host": null })),
             Ok("CONNECT\naccept-version:1.2\nlogin:ann\npasscode:s\n\n\0".into())
         );
+        let folded = stomp().read(b"CONNECT\nLogin:root\nHost:x\n\n\0", true).unwrap();
+        assert_eq!(folded.name.as_deref(), Some("root"));
+        let fields = json!({ "login": "ann", "host": "/" });
+        let bytes = stomp().rewritten(content(&folded), fields.as_object().unwrap()).unwrap();
+        assert_eq!(bytes, b"CONNECT\nlogin:ann\nhost:/\n\n\0");
+        assert_eq!(rewritten(json!({ "login": "a\\cb" })), Err(Reason::Forbidden));
         for bad in [json!({ "login": "a\nb:c" }), json!({ "a:b": "c" }), json!({ "login": [1] })] {
             assert_eq!(rewritten(bad), Err(Reason::Forbidden));
         }

@@ -85,6 +85,11 @@ enum Frame {
 /// No line that matters here is longer.
 const LINE: usize = 128;
 
+const LENGTH: &[u8] = b"content-length";
+
+/// The largest number of a server that counts in 32 bits.
+const LONGEST: usize = i32::MAX as usize;
+
 impl Frames {
     /// Whether a frame ends here.
     pub(super) fn is_between(&self) -> bool {
@@ -143,11 +148,12 @@ impl Frames {
 
     fn ends_line(&mut self) -> bool {
         let line = std::mem::take(&mut self.line);
-        let line = line.trim_ascii();
+        let line = line.strip_suffix(b"\r").unwrap_or(&line);
         match self.state {
             Frame::Command => {
                 self.state = Frame::Headers;
-                is_login(line)
+                // Of a longer line the end is not known.
+                line.len() >= LINE || is_login(line)
             }
             _ if line.is_empty() => {
                 self.state =
@@ -158,17 +164,21 @@ impl Frames {
         }
     }
 
-    /// Takes a content length; true for a second one, and for what is no number.
+    /// Takes a content length; true for a second one, for what is no number, and for a
+    /// header that could be one to somebody.
     fn is_other_length(&mut self, line: &[u8]) -> bool {
-        let mut parts = line.splitn(2, |byte| *byte == b':');
-        let name = parts.next().unwrap_or_default().trim_ascii();
-        if !name.eq_ignore_ascii_case(b"content-length") {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            // Too long to tell its name, or to some the empty line before the body.
+            return line.len() >= LINE || line.trim_ascii().is_empty();
+        };
+        let (name, value) = (&line[..colon], &line[colon + 1..]);
+        if !name.trim_ascii().eq_ignore_ascii_case(LENGTH) {
             return false;
         }
-        let value = parts.next().unwrap_or_default().trim_ascii();
-        let digits = value.iter().all(u8::is_ascii_digit);
-        let length = std::str::from_utf8(value).ok().filter(|_| digits);
-        let length = length.and_then(|text| text.parse().ok());
+        // With blanks, in capitals, or beyond what many count to, it is none to some.
+        let is_plain = name == LENGTH && line.len() < LINE && value.iter().all(u8::is_ascii_digit);
+        let length = std::str::from_utf8(value).ok().filter(|_| is_plain);
+        let length = length.and_then(|text| text.parse().ok()).filter(|n| *n <= LONGEST);
         length.is_none() || std::mem::replace(&mut self.content_length, length).is_some()
     }
 
@@ -231,6 +241,22 @@ mod tests {
         assert!(frames("SEND\ncontent-length:1\ncontent-length:9\n\na\0"));
         assert!(frames("SEND\ncontent-length:x\n\na\0"));
         assert!(!frames("SEND\nconnect:1\n\n\0\nCONNECTED\n\n\0"));
+        // Lines that are longer than what is kept of them.
+        let (zeros, blanks) = ("0".repeat(LINE), " ".repeat(LINE));
+        assert!(frames(&format!("SEND\ncontent-length:{zeros}9\n\na\0")));
+        assert!(frames(&format!("SEND\n{blanks}x:1\n\na\0")));
+        assert!(frames(&format!("{blanks}CONNECT\n\n\0")));
+        assert!(frames("SEND\n \n\na\0"));
+        // Lengths that some servers take for one and some do not.
+        for line in [
+            "Content-Length:9",
+            " content-length:9",
+            "content-length: 9",
+            "content-length:2147483648",
+        ] {
+            assert!(frames(&format!("SEND\n{line}\n\na\0")), "{line}");
+        }
+        assert!(!frames(&format!("SEND\nx:{zeros}{blanks}\n\na\0")));
     }
 
     #[test]

@@ -1,26 +1,25 @@
-//! Follows a JSON message that is too large to be held, a piece at a time, for
-//! what [`any_at`](super::probe::any_at) would find in the whole: a login must
-//! not slip past to the upstream because it was padded.
+//! Follows a message for what a reader of JSON could find in it, a piece at a time: one
+//! that is too large to be held, or that only some readers take for JSON. A login must
+//! not slip past to the upstream because it was padded, or misspelt.
 //!
-//! Lenient as the probe is: a name may occur twice and each occurrence counts,
-//! and text that is no JSON is read as if it were.
+//! Lenient as the [`probe`](super::probe) is, and more: a name may occur twice and each
+//! occurrence counts; comments, single quotes, words without quotes, `NaN`, `;` and `=`
+//! are what readers such as Python's, Gson, Newtonsoft and older ones of Ruby take, some
+//! of them without being asked. Well-formed JSON has none of these outside of strings.
 
 use serde_json::Value;
 
+use super::places::is_same;
 use super::pointer::{Pointer, array_index};
-use super::probe::equal;
+use super::probe::could_equal;
+use super::wide::Decoder;
 
 /// The conditions of a login, followed through one message.
 pub(super) struct LoginWatch {
-    conditions: Vec<Condition>,
-    /// Where the credential stands. It may come before what tells that it is one.
-    credential: Option<Condition>,
-    /// A text has begun there.
-    shown: bool,
+    decoder: Decoder,
     opening: Opening,
-    depth: usize,
-    lexeme: Lexeme,
-    text: Vec<u8>,
+    /// One, until readers differ.
+    readings: Vec<Reading>,
 }
 
 /// How the message begins. What begins like nothing that could hold a login is
@@ -32,14 +31,41 @@ enum Opening {
     Other,
 }
 
+/// One way to read the message.
+#[derive(Clone)]
+struct Reading {
+    conditions: Vec<Condition>,
+    /// Where the credential stands. It may come before what tells that it is one.
+    credential: Option<Condition>,
+    /// A text has begun there.
+    shown: bool,
+    depth: usize,
+    lexeme: Lexeme,
+    text: Vec<u8>,
+    /// Whether a carriage return ends the comments that a line ends.
+    returns: bool,
+}
+
 /// What the bytes so far have begun.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lexeme {
     None,
-    String { escaped: bool },
+    String {
+        quote: u8,
+        escaped: bool,
+    },
     Literal,
+    /// Perhaps a comment.
+    Slash,
+    /// A comment up to the end of the line.
+    Line,
+    /// A comment up to `*/`.
+    Block {
+        star: bool,
+    },
 }
 
+#[derive(Clone)]
 struct Condition {
     tokens: Box<[Box<str>]>,
     expected: Option<Value>,
@@ -50,6 +76,7 @@ struct Condition {
     found: bool,
 }
 
+#[derive(Clone)]
 struct Step {
     is_array: bool,
     index: usize,
@@ -58,53 +85,98 @@ struct Step {
     here: bool,
 }
 
+/// A string, or a word without quotes.
+struct Scalar {
+    text: String,
+    value: Value,
+}
+
 /// The longest string or literal that is compared; a longer one is nothing that
 /// a pointer or a condition of a sane size says.
 const LONGEST: usize = 4096;
+
+/// Whether a message begins as one does that a reader of JSON could take for an object
+/// or a list; none if that cannot be told yet. Blanks, marks and comments may come
+/// first, and the line that Gson skips, `)]}'`.
+pub(super) fn begins(message: &[u8]) -> Option<bool> {
+    let is_before = |byte: &u8| matches!(byte, b'\t'..=b'\r' | b' ' | 0x80..);
+    let before = message.iter().take_while(|byte| is_before(byte)).count();
+    match message.get(before..)? {
+        [] | [b'/'] => None,
+        [b'{' | b'[' | b'#' | b')', ..] | [b'/', b'*' | b'/', ..] => Some(true),
+        _ => Some(false),
+    }
+}
 
 impl LoginWatch {
     pub(super) fn new<'a>(
         conditions: impl IntoIterator<Item = (&'a Pointer, Option<&'a Value>)>,
     ) -> LoginWatch {
         let conditions = conditions.into_iter();
-        LoginWatch {
+        let reading = Reading {
             conditions: conditions.map(|(at, expected)| Condition::new(at, expected)).collect(),
             credential: None,
             shown: false,
-            opening: Opening::Awaited,
             depth: 0,
             lexeme: Lexeme::None,
             text: Vec::new(),
+            returns: false,
+        };
+        LoginWatch {
+            decoder: Decoder::default(),
+            opening: Opening::Awaited,
+            readings: vec![reading],
         }
     }
 
     /// The same, but a text at `pointer` is a credential as soon as it begins, unless
     /// what came before it tells that this is no login.
-    pub(super) fn with_credential(self, pointer: &Pointer) -> LoginWatch {
-        LoginWatch { credential: Some(Condition::new(pointer, None)), ..self }
+    pub(super) fn with_credential(mut self, pointer: &Pointer) -> LoginWatch {
+        for reading in &mut self.readings {
+            reading.credential = Some(Condition::new(pointer, None));
+        }
+        self
     }
 
     /// Reads on; whether the message is a login by what came so far, or shows what may
     /// be the credential of one.
     pub(super) fn is_login(&mut self, piece: &[u8]) -> bool {
-        let mut rest = piece;
+        let piece = self.decoder.decode(piece);
         if self.opening == Opening::Awaited {
-            // A byte order mark may come first, or several.
-            let is_before = |byte: &u8| b" \t\r\n\x0c\xef\xbb\xbf".contains(byte);
-            let before = rest.iter().take_while(|byte| is_before(byte)).count();
-            rest = &rest[before..];
-            self.opening = match rest.first() {
-                None => Opening::Awaited,
-                Some(b'{' | b'[') => Opening::Json,
-                Some(_) => Opening::Other,
-            };
+            // A slash that may begin a comment has been read when it is told.
+            let slash = self.readings.iter().any(|reading| reading.lexeme == Lexeme::Slash);
+            let begun = if slash { [b"/", &*piece].concat() } else { piece.to_vec() };
+            match begins(&begun) {
+                None => {}
+                Some(true) => self.opening = Opening::Json,
+                Some(false) => self.opening = Opening::Other,
+            }
         }
-        if self.opening != Opening::Json {
+        if self.opening == Opening::Other {
             return false;
         }
-        for &byte in rest {
+        for &byte in &*piece {
             self.read(byte);
         }
+        self.readings.iter().any(Reading::is_login)
+    }
+
+    fn read(&mut self, byte: u8) {
+        if let [reading] = &*self.readings
+            && byte == b'\r'
+            && reading.lexeme == Lexeme::Line
+        {
+            // From here on readers differ.
+            self.readings.push(Reading { returns: true, ..reading.clone() });
+        }
+        for reading in &mut self.readings {
+            reading.read(byte);
+        }
+    }
+}
+
+impl Reading {
+    fn is_login(&self) -> bool {
         let mut conditions = self.conditions.iter();
         match self.shown {
             true => conditions.all(|condition| condition.found || !condition.missed),
@@ -118,16 +190,42 @@ impl LoginWatch {
 
     fn read(&mut self, byte: u8) {
         match (self.lexeme, byte) {
-            (Lexeme::String { escaped: false }, b'"') => self.end_string(),
-            (Lexeme::String { escaped }, _) => {
-                self.lexeme = Lexeme::String { escaped: !escaped && byte == b'\\' };
+            (Lexeme::String { escaped: false, quote }, _) if byte == quote => self.end_string(),
+            (Lexeme::String { escaped, quote }, _) => {
+                let escaped = !escaped && byte == b'\\';
+                self.lexeme = Lexeme::String { escaped, quote };
                 self.keep(byte);
             }
-            (Lexeme::None | Lexeme::Literal, b'"' | b'{' | b'[' | b'}' | b']' | b',' | b':') => {
+            (Lexeme::Line, b'\n') => self.lexeme = Lexeme::None,
+            (Lexeme::Line, b'\r') if self.returns => self.lexeme = Lexeme::None,
+            (Lexeme::Block { star: true }, b'/') => self.lexeme = Lexeme::None,
+            (Lexeme::Block { .. }, _) => self.lexeme = Lexeme::Block { star: byte == b'*' },
+            (Lexeme::Slash, b'/') => self.lexeme = Lexeme::Line,
+            (Lexeme::Slash, b'*') => self.lexeme = Lexeme::Block { star: false },
+            (Lexeme::Slash, _) => {
+                self.lexeme = Lexeme::None;
+                self.read(byte);
+            }
+            (Lexeme::Line, _) => {}
+            (Lexeme::None | Lexeme::Literal, b'/' | b'#') => {
+                self.end_literal();
+                self.lexeme = if byte == b'/' { Lexeme::Slash } else { Lexeme::Line };
+            }
+            (
+                Lexeme::None | Lexeme::Literal,
+                b'{' | b'[' | b'}' | b']' | b',' | b':' | b';' | b'=',
+            ) => {
                 self.end_literal();
                 self.structure(byte);
             }
-            (Lexeme::None | Lexeme::Literal, b' ' | b'\t' | b'\r' | b'\n') => self.end_literal(),
+            // Nobody looks for a string at the root, where Gson may have skipped half of one.
+            (Lexeme::None, b'"' | b'\'') if self.depth > 0 => {
+                self.lexeme = Lexeme::String { quote: byte, escaped: false };
+                self.shown |= self.credential.as_ref().is_some_and(|one| one.is_value(self.depth));
+            }
+            (Lexeme::None | Lexeme::Literal, ..=b' ') => self.end_literal(),
+            // Blanks of Unicode, and the rest of `=>`.
+            (Lexeme::None, 0x80.. | b'>') => {}
             (Lexeme::None | Lexeme::Literal, _) => {
                 self.lexeme = Lexeme::Literal;
                 self.keep(byte);
@@ -141,8 +239,8 @@ impl LoginWatch {
         }
     }
 
-    /// The string or literal that has ended, if it can be anything to compare.
-    fn ended(&mut self, quoted: bool) -> Option<Value> {
+    /// What has ended, if it can be anything to compare.
+    fn ended(&mut self, quoted: bool) -> Option<Scalar> {
         self.lexeme = Lexeme::None;
         let text = std::mem::take(&mut self.text);
         if text.len() > LONGEST {
@@ -150,42 +248,38 @@ impl LoginWatch {
         }
         let text = String::from_utf8_lossy(&text);
         if quoted {
-            serde_json::from_str(&format!("\"{text}\"")).ok()
-        } else {
-            serde_json::from_str(&text).ok()
+            let text = unescaped(&text);
+            return Some(Scalar { value: Value::from(text.as_str()), text });
         }
+        let is_blank = |one: char| one.is_whitespace() || one == '\u{feff}';
+        let text = unescaped(text.trim_matches(is_blank));
+        let value = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text.as_str()));
+        Some(Scalar { text, value })
     }
 
     fn end_string(&mut self) {
-        let value = self.ended(true);
-        let depth = self.depth;
+        let (scalar, depth) = (self.ended(true), self.depth);
         for condition in self.all() {
-            condition.string(depth, value.as_ref());
+            condition.scalar(depth, scalar.as_ref());
         }
     }
 
     fn end_literal(&mut self) {
         if self.lexeme == Lexeme::Literal {
-            let value = self.ended(false);
-            let depth = self.depth;
+            let (scalar, depth) = (self.ended(false), self.depth);
             for condition in self.all() {
-                condition.value(depth, value.as_ref());
+                condition.scalar(depth, scalar.as_ref());
             }
         }
     }
 
     fn structure(&mut self, byte: u8) {
         let depth = self.depth;
-        if byte == b'"' {
-            self.lexeme = Lexeme::String { escaped: false };
-            self.shown |= self.credential.as_ref().is_some_and(|one| one.is_value(depth));
-            return;
-        }
         for condition in self.all() {
             match byte {
                 b'{' | b'[' => condition.open(depth, byte == b'['),
                 b'}' | b']' => condition.close(depth),
-                _ => condition.separate(depth, byte == b','),
+                _ => condition.separate(depth, matches!(byte, b',' | b';')),
             }
         }
         match byte {
@@ -194,6 +288,47 @@ impl LoginWatch {
             _ => {}
         }
     }
+}
+
+/// A string without its escapes (RFC 8259 §7, and those of JSON5); of one that is no
+/// escape, what it stands before.
+fn unescaped(text: &str) -> String {
+    let mut units: Vec<u16> = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once('\\') {
+        units.extend(before.encode_utf16());
+        let mut characters = behind.chars();
+        let digits = match characters.next() {
+            None => break,
+            Some('u') => 4,
+            Some('x') => 2,
+            Some(one) => {
+                let meant = match one {
+                    'b' => '\u{8}',
+                    'f' => '\u{c}',
+                    'n' => '\n',
+                    'r' => '\r',
+                    't' => '\t',
+                    other => other,
+                };
+                // The line goes on behind its end.
+                let meant = Some(meant).filter(|_| one != '\n');
+                units.extend(meant.into_iter().collect::<String>().encode_utf16());
+                rest = characters.as_str();
+                continue;
+            }
+        };
+        rest = characters.as_str();
+        let hex = rest.get(..digits).and_then(|hex| u16::from_str_radix(hex, 16).ok());
+        if let Some(unit) = hex {
+            units.push(unit);
+            rest = &rest[digits..];
+        }
+    }
+    if !rest.contains('\\') {
+        units.extend(rest.encode_utf16());
+    }
+    String::from_utf16_lossy(&units)
 }
 
 impl Condition {
@@ -256,14 +391,14 @@ impl Condition {
         }
     }
 
-    fn string(&mut self, depth: usize, text: Option<&Value>) {
+    fn scalar(&mut self, depth: usize, scalar: Option<&Scalar>) {
         let token = depth.checked_sub(1).and_then(|last| self.tokens.get(last));
         let inside = self.way.len() == depth;
         match (self.way.last_mut(), token) {
             (Some(step), Some(token)) if inside && step.expects_name => {
-                step.here = text.and_then(Value::as_str) == Some(token);
+                step.here = scalar.is_some_and(|name| is_same(&name.text, token));
             }
-            _ => self.value(depth, text),
+            _ => self.value(depth, scalar.map(|scalar| &scalar.value)),
         }
     }
 
@@ -271,7 +406,7 @@ impl Condition {
         if self.is_value(depth) {
             self.look(match (&self.expected, value) {
                 (None, _) => true,
-                (Some(expected), Some(value)) => equal(expected, value),
+                (Some(expected), Some(value)) => could_equal(expected, value),
                 (Some(_), None) => false,
             });
         }
@@ -311,6 +446,22 @@ mod tests {
             r#"{"type":{"type":1},"type":"auth""#,
             r#"{"n":-1e3,"t":true,"type":"auth""#,
             "\u{feff} {\"type\":\"auth\"",
+            r#"{"TYPE":"auth""#,
+            r#"{"n":-Infinity,"type":"auth""#,
+            "{'type':'auth'",
+            "{type:auth}",
+            "{type\u{feff}:'auth'",
+            r#"{"t\u0079pe":"\u0061uth""#,
+            "{type:'au\\\nth'",
+            "{a='b\\'\"'; type => auth;",
+            "/* \" */ // '\n {/*\"*/\"type\"/**/:/*x*/\"auth\"",
+            "{# \"\n\"type\":\"auth\"",
+            // Readers differ in what ends such a line.
+            "{// \r\"\n\"type\":\"auth\"",
+            "{// \r\"type\":\"auth\",'\n'",
+            ")]}'\n{\"type\":\"auth\"",
+            "{\u{a0}\"type\"\u{a0}:\u{a0}\"auth\"",
+            r#"{"a":1}{"type":"auth""#,
         ] {
             assert!(is_login("/type", Some(&auth), text), "{text}");
         }
@@ -322,6 +473,8 @@ mod tests {
             r#""type":"auth""#,
             r#"x {"type":"auth"}"#,
             "\u{1}{\"type\":\"auth\"}",
+            r#"/join {"type":"auth"}"#,
+            r#"{"url":"http://x#","text":"/*","x":"*/\"type\":\"auth\""}"#,
         ] {
             assert!(!is_login("/type", Some(&auth), text), "{text}");
         }
@@ -341,6 +494,8 @@ mod tests {
             r#" {"a":{"type":1},"\u0074oken" : "ey"#,
             r#"{"type":"chat","type":"auth","token":""#,
             r#"{"token":1,"token":"ey"#,
+            "{// \r\"token\":\"e",
+            "{'Token':'e",
             // What it turned out to be came too late.
             r#"{"type":"auth""#,
         ] {

@@ -113,6 +113,21 @@ await play({ 4000: currentServer, 4001: oldServer }, (gate) => {
       assert.deepEqual(seen.old, [['alice', {}]]);
       one.close();
     },
+    async 'subscriptions-transport-ws is closed when its token expires, and goes on with a fresh one'() {
+      const codes = [];
+      class Noted extends WebSocket {
+        constructor(...args) { super(...args); this.on('close', (code) => codes.push(code)); }
+      }
+      const tokens = [dying('alice'), token('alice')];
+      const one = new SubscriptionClient(`${gate}/subscriptions`, {
+        reconnect: true, connectionParams: () => ({ Authorization: tokens.length > 1 ? tokens.shift() : tokens[0] }),
+      }, Noted);
+      await new Promise((resolve, reject) => one.request({ query: 'subscription { again }' }).subscribe({
+        next: (result) => { assert.equal(result.data.again, 'still here'); if (codes.length > 0) resolve(); }, error: reject,
+      }));
+      assert.deepEqual(codes, [4002]);
+      one.close();
+    },
     async 'subscriptions-transport-ws is refused in its own words'() {
       for (const [jwt, message] of [['nonsense', 'Unauthorized'], [expired('alice'), 'Session expired']]) {
         const error = await new Promise((resolve) => {

@@ -6,7 +6,7 @@ import { createServer } from 'node:http';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 import { WebSocketServer } from 'ws';
-import { MESSAGES, NUMBERS, PAGE, expired, listen, play, token } from './play.mjs';
+import { MESSAGES, NUMBERS, PAGE, dying, expired, listen, play, token } from './play.mjs';
 
 const seen = [];
 
@@ -68,6 +68,20 @@ await play({ 6001: pusher }, (gate) => ({
       await cookie(token('alice'));
       assert.deepEqual(await connect(MESSAGES), NUMBERS);
       assert.deepEqual(seen, [['alice', undefined]]);
+      // A login that ends while the page is open: 4200 says to connect again at once.
+      await cookie(dying('alice'));
+      await page.evaluate(([hostname, port]) => {
+        window.states = [];
+        window.live = new Pusher('key', {
+          cluster: '', wsHost: hostname, wsPort: Number(port), forceTLS: false, enabledTransports: ['ws'], disableStats: true,
+        });
+        live.connection.bind('state_change', ({ current }) => states.push(current));
+        return new Promise((resolve) => live.connection.bind('connected', resolve));
+      }, [hostname, port]);
+      await cookie(token('alice'));
+      await page.waitForFunction(() => states.filter((state) => state === 'connected').length > 1);
+      assert.deepEqual(await page.evaluate(() => states), ['connected', 'connecting', 'connected']);
+      assert.deepEqual(seen.map(([user]) => user), ['alice', 'alice', 'alice']);
     } finally {
       await browser.close();
     }

@@ -7,7 +7,7 @@ mod commands;
 use serde_json::{Map, Value};
 
 pub(super) use self::commands::Commands;
-use super::places::{Places, is_twin};
+use super::places::{Places, is_twin, set_member};
 use super::refusal::{Cause, Refusal};
 use super::{Content, LoginMessage, strictly};
 use crate::close::Reason;
@@ -89,10 +89,7 @@ impl NatsLogin {
         if let Value::Object(options) = &mut options {
             options.shift_remove(USER);
             for (name, value) in fields {
-                options.shift_remove(name);
-                if !value.is_null() {
-                    options.insert(name.clone(), value.clone());
-                }
+                set_member(options, name, value);
             }
         }
         line(&options)
