@@ -2,7 +2,6 @@
 //! is replaced: reads keys, compiles expressions, and notes all that is wrong.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +9,15 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::logout_desk;
-use super::plan::{Access, Plan, Plans, Refresh, Upstream};
+use super::plan::{Access, Plan, Plans, Refresh, Upstream, live_limits};
 use super::raw::Raw;
 use crate::config::{FileConfig, Loaded, PolicyConfig, RouteConfig, key_path};
-use crate::connection::{LiveLimits, RefreshConfig, SubjectLimit};
+use crate::connection::{LiveLimits, RefreshConfig};
 use crate::credential::{RefreshMessage, Sources};
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{self, Assertion, IdentityConfig, IdentityHeaders, Spoofed};
-use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, Previews, RateLimiter, Rule};
+use crate::policy::{LimitsConfig, Origins, Previews, RateLimiter, Rule};
 use crate::problem::Problem;
 use crate::revocation::Terms;
 use crate::route::{RoutePattern, Router};
@@ -73,8 +72,10 @@ pub fn build(
     }
     let policies = builder.policies(&verifiers);
     let assertion = builder.assertion("identity", &loaded.file.identity);
-    let rate =
-        limiter(loaded.file.limits.handshakes_per_ip, before.and_then(|plans| plans.rate.as_ref()));
+    let rate = RateLimiter::kept_or_new(
+        loaded.file.limits.handshakes_per_ip,
+        before.and_then(|plans| plans.rate.as_ref()),
+    );
     let parts = Parts {
         verifiers: &verifiers,
         policies: &policies,
@@ -347,7 +348,7 @@ impl Builder<'_> {
             let shared = plans.rate.as_ref().is_some_and(|all| Arc::ptr_eq(all, own));
             (!shared).then_some(own)
         });
-        limiter(limits.handshakes_per_ip, before)
+        RateLimiter::kept_or_new(limits.handshakes_per_ip, before)
     }
 
     /// The previews that the route had, or new ones, where its upstream speaks first.
@@ -453,23 +454,6 @@ impl Builder<'_> {
             name,
         })
     }
-}
-
-/// A limiter to `per_second`: the one there was `before`, if that is its rate.
-fn limiter(per_second: u32, before: Option<&Arc<RateLimiter>>) -> Option<Arc<RateLimiter>> {
-    let per_second = NonZeroU32::new(per_second)?;
-    let kept = before.filter(|limiter| limiter.is_for(per_second)).cloned();
-    Some(kept.unwrap_or_else(|| Arc::new(RateLimiter::new(per_second))))
-}
-
-fn live_limits(limits: &LimitsConfig, lifetime: LiveLimits) -> LiveLimits {
-    let lifetime =
-        lifetime.with(limits.idle_timeout.0, limits.ping_interval.0, limits.stall_timeout.0);
-    let per_subject = (limits.connections_per_subject != 0).then_some(SubjectLimit {
-        most: limits.connections_per_subject,
-        close_oldest: limits.on_subject_limit == OnSubjectLimit::CloseOldest,
-    });
-    LiveLimits { per_subject, ..lifetime }
 }
 
 /// Shows what may be counted before there is anything to count.

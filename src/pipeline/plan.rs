@@ -10,12 +10,12 @@ use bytes::Bytes;
 
 use super::raw::Raw;
 use crate::close::CloseCodes;
-use crate::connection::LiveLimits;
+use crate::connection::{LiveLimits, SubjectLimit};
 use crate::credential::{RefreshMessage, Sources};
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{Assertion, IdentityHeaders, Spoofed};
-use crate::policy::{LimitsConfig, Origins, Previews, RateLimiter, Reject, Rule};
+use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, Previews, RateLimiter, Reject, Rule};
 use crate::relay::frame::{Opcode, encode_frame};
 use crate::revocation::Terms;
 use crate::route::Router;
@@ -202,4 +202,15 @@ impl Plan {
 /// An encoded text frame from sockgate to a client.
 pub(super) fn text_frame(text: &str) -> Bytes {
     encode_frame(Opcode::TEXT, text.as_bytes(), None).into()
+}
+
+/// How long connections under `limits` may live, whose policy says `lifetime`.
+pub(super) fn live_limits(limits: &LimitsConfig, lifetime: LiveLimits) -> LiveLimits {
+    let lifetime =
+        lifetime.with(limits.idle_timeout.0, limits.ping_interval.0, limits.stall_timeout.0);
+    let per_subject = (limits.connections_per_subject != 0).then_some(SubjectLimit {
+        most: limits.connections_per_subject,
+        close_oldest: limits.on_subject_limit == OnSubjectLimit::CloseOldest,
+    });
+    LiveLimits { per_subject, ..lifetime }
 }
