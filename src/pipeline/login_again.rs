@@ -206,8 +206,11 @@ impl Tap for LoginTap {
         followed.sight != Sight::Other
     }
 
-    fn could_take(&self, begun: &[u8]) -> bool {
-        self.source().is_some_and(|source| source.could_match(begun))
+    fn could_take(&self, begun: &[u8], text: bool) -> bool {
+        self.source().is_some_and(|source| {
+            source.could_match(begun)
+                || self.followed().follower.see(source, begun, text) != Sight::Other
+        })
     }
 
     fn take(
