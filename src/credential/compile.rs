@@ -186,6 +186,10 @@ fn options(written: &CredentialConfig, problems: &mut Vec<Problem>) {
     if written.dial.is_some() && written.message.is_none() {
         problems.push(Problem::new("dial", "belongs to `message` only"));
     }
+    let within = written.message.as_ref().and_then(|message| message.dial);
+    if within.is_some() && written.dial.is_some_and(|beside| within != Some(beside)) {
+        problems.push(Problem::new("message.dial", "differs from `dial` beside `message`"));
+    }
     if written.message.is_none() {
         match written.forward {
             None | Some(ForwardConfig::Whole(_)) => {}
@@ -270,6 +274,14 @@ mod tests {
         assert!(cookie("scheme", json!("Bearer")).starts_with("[0].scheme"));
         assert!(cookie("encoding", json!("base64url")).starts_with("[0].encoding"));
         assert!(cookie("dial", json!("first")).starts_with("[0].dial"));
+        let message = |beside: &str, within: &str| {
+            problems(json!([{
+                "message": { "format": "text", "dial": within }, "verifier": "v", "dial": beside,
+            }]))
+        };
+        assert!(message("first", "first").is_empty());
+        let differs = ["[0].message.dial: differs from `dial` beside `message`"];
+        assert_eq!(message("first", "after_auth"), differs);
         assert!(cookie("forward", json!("strip")).starts_with("[0].forward"));
         assert!(cookie("forward", json!({ "rewrite": "x" })).starts_with("[0].forward"));
         assert!(problem(json!({ "cookie": "a", "verifier": [] })).starts_with("[0].verifier"));

@@ -78,7 +78,7 @@ impl CredentialConfig {
         let server_first = |message: &MessageConfig| {
             matches!(message.format, MessageFormat::Nats | MessageFormat::Socketio)
         };
-        match self.dial {
+        match self.dial.or(self.message.as_ref().and_then(|message| message.dial)) {
             Some(dial) => dial == DialConfig::First,
             None => self.message.as_ref().is_some_and(server_first),
         }
@@ -129,6 +129,9 @@ pub struct MessageConfig {
     /// JSON Pointer of the token, in place of the format's own places.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// The same as `dial` beside `message`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dial: Option<DialConfig>,
 }
 
 /// The dialects of a first message.

@@ -2,7 +2,6 @@
 //! is replaced: reads keys, compiles expressions, and notes all that is wrong.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +9,15 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::logout_desk;
-use super::plan::{Access, Plan, Plans, Refresh, Upstream};
+use super::plan::{Access, Plan, Plans, Refresh, Upstream, live_limits};
 use super::raw::Raw;
 use crate::config::{FileConfig, Loaded, PolicyConfig, RouteConfig, key_path};
-use crate::connection::{LiveLimits, RefreshConfig, SubjectLimit};
+use crate::connection::{LiveLimits, RefreshConfig};
 use crate::credential::{RefreshMessage, Sources};
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{self, Assertion, IdentityConfig, IdentityHeaders, Spoofed};
-use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, Previews, RateLimiter, Rule};
+use crate::policy::{LimitsConfig, Origins, Previews, RateLimiter, Rule};
 use crate::problem::Problem;
 use crate::revocation::Terms;
 use crate::route::{RoutePattern, Router};
@@ -73,7 +72,16 @@ pub fn build(
     }
     let policies = builder.policies(&verifiers);
     let assertion = builder.assertion("identity", &loaded.file.identity);
-    let parts = Parts { verifiers: &verifiers, policies: &policies, assertion: assertion.as_ref() };
+    let rate = RateLimiter::kept_or_new(
+        loaded.file.limits.handshakes_per_ip,
+        before.and_then(|plans| plans.rate.as_ref()),
+    );
+    let parts = Parts {
+        verifiers: &verifiers,
+        policies: &policies,
+        assertion: assertion.as_ref(),
+        rate: rate.as_ref(),
+    };
     let routes = builder.routes(&parts, metrics);
     let before = before.map(|plans| &plans.revocation);
     let terms = Terms::or_new(before, loaded.file.revocation.as_ref(), &loaded.base);
@@ -102,6 +110,7 @@ pub fn build(
         proxies,
         redactor: Arc::new(redactor),
         limits: loaded.file.limits.clone(),
+        rate,
         revocation,
         drain_delay: loaded.file.server.drain_delay.0,
         drain: loaded.file.server.drain.0,
@@ -149,6 +158,7 @@ struct Parts<'a> {
     verifiers: &'a Verifiers,
     policies: &'a Policies,
     assertion: Option<&'a Arc<Assertion>>,
+    rate: Option<&'a Arc<RateLimiter>>,
 }
 
 type Verifiers = BTreeMap<String, Arc<Kept>>;
@@ -321,12 +331,24 @@ impl Builder<'_> {
         routes
     }
 
-    /// The limiter that the route had, or a new one if the rate has changed.
-    fn rate(&self, route: &str, per_second: u32) -> Option<Arc<RateLimiter>> {
-        let per_second = NonZeroU32::new(per_second)?;
-        let before = self.before.and_then(|plans| plans.named(route)?.rate.clone());
-        let kept = before.filter(|limiter| limiter.is_for(per_second));
-        Some(kept.unwrap_or_else(|| Arc::new(RateLimiter::new(per_second))))
+    /// The limiter of the route `name`: that of all routes, unless it counts on its own:
+    /// by a rate of its own, or because it gives tickets, each of which is for a handshake.
+    fn rate(
+        &self,
+        name: &str,
+        config: &RouteConfig,
+        limits: &LimitsConfig,
+        all: Option<&Arc<RateLimiter>>,
+    ) -> Option<Arc<RateLimiter>> {
+        if config.limits.handshakes_per_ip.is_none() && config.ticket.is_none() {
+            return all.cloned();
+        }
+        let before = self.before.and_then(|plans| {
+            let own = plans.named(name)?.rate.as_ref()?;
+            let shared = plans.rate.as_ref().is_some_and(|all| Arc::ptr_eq(all, own));
+            (!shared).then_some(own)
+        });
+        RateLimiter::kept_or_new(limits.handshakes_per_ip, before)
     }
 
     /// The previews that the route had, or new ones, where its upstream speaks first.
@@ -426,22 +448,12 @@ impl Builder<'_> {
             live,
             metrics: route_metrics,
             previews: self.previews(&name, access),
-            rate: self.rate(&name, limits.handshakes_per_ip),
+            rate: self.rate(&name, config, &limits, parts.rate),
             own_codes,
             limits,
             name,
         })
     }
-}
-
-fn live_limits(limits: &LimitsConfig, lifetime: LiveLimits) -> LiveLimits {
-    let lifetime =
-        lifetime.with(limits.idle_timeout.0, limits.ping_interval.0, limits.stall_timeout.0);
-    let per_subject = (limits.connections_per_subject != 0).then_some(SubjectLimit {
-        most: limits.connections_per_subject,
-        close_oldest: limits.on_subject_limit == OnSubjectLimit::CloseOldest,
-    });
-    LiveLimits { per_subject, ..lifetime }
 }
 
 /// Shows what may be counted before there is anything to count.

@@ -48,7 +48,7 @@ use self::ticket_desk::TicketDesk;
 use self::upgrade::Upgrade;
 use crate::close::Reason;
 use crate::handshake::{Client, Host, Kind, MOST_TARGET, Opening, readable_target};
-use crate::policy::{self, IpKey};
+use crate::policy::{self, IpKey, LimitsConfig, RateLimiter};
 use crate::route::{Match, upstream_path};
 use crate::telemetry::Record;
 
@@ -90,12 +90,18 @@ pub async fn serve(
     }
     let host = plans.proxies.host(&client, &opening.headers).or_else(|| opening.host.clone());
     let host = host.unwrap_or(Host { name: "".into(), port: None });
+    let is_upgrade = matches!(opening.kind, Kind::Upgrade(_));
     let (plan, upstream_path) = match plans.router.find(&host.name, &opening.path) {
         Match::Found(plan, rest) => {
             let base = plan.upstream.as_ref().and_then(|upstream| upstream.endpoint.base_path());
             (Arc::clone(plan), upstream_path(rest, &opening.path, base))
         }
-        Match::None => return refuse(record, Reason::NoRoute),
+        Match::None => {
+            // Also whoever tries paths is counted.
+            let (limits, rate) = (&plans.limits, plans.rate.as_deref());
+            let entered = enter_limits(&gate, &link, limits, rate, &client, is_upgrade, is_upgrade);
+            return refuse(record, entered.err().unwrap_or(Reason::NoRoute));
+        }
     };
     record.route(&plan.metrics);
     let query = opening.query.as_ref().map_or(0, |query| query.len() + 1);
@@ -106,9 +112,10 @@ pub async fn serve(
     if let Some(upstream) = &plan.upstream {
         record.upstream(upstream.endpoint.label());
     }
-    let is_upgrade = matches!(opening.kind, Kind::Upgrade(_));
     let counts = is_upgrade || plan.tickets.is_some();
-    let ip_slot = match enter_limits(&gate, &link, &plan, &client, is_upgrade, counts) {
+    let rate = plan.rate.as_deref();
+    let ip_slot = match enter_limits(&gate, &link, &plan.limits, rate, &client, is_upgrade, counts)
+    {
         Ok(slot) => slot,
         Err(reason) => return refuse(record, reason),
     };
@@ -137,17 +144,23 @@ pub async fn serve(
     if !exchange.origin_allowed() {
         return refuse(record, Reason::OriginDenied);
     }
+    // Boxed, but for upgrades: a task is as large as the largest that it may have to do.
     if exchange.plan.tickets.is_some() {
-        return TicketDesk { link: &link, exchange, record, _ip_slot: ip_slot }.answer(body).await;
+        let desk = TicketDesk { link: &link, exchange, record, _ip_slot: ip_slot };
+        return Box::pin(desk.answer(body)).await;
     }
     if exchange.plan.logouts.is_some() {
-        return LogoutDesk { link: &link, exchange, record, _ip_slot: ip_slot }.answer(body).await;
+        let desk = LogoutDesk { link: &link, exchange, record, _ip_slot: ip_slot };
+        return Box::pin(desk.answer(body)).await;
     }
     let finding = exchange.find();
     exchange.clean();
     match body {
         _ if is_upgrade => Upgrade { link: &link, exchange, record, ip_slot }.answer(finding).await,
-        Some(body) => Plain { link: &link, exchange, record, ip_slot }.answer(finding, body).await,
+        Some(body) => {
+            let plain = Plain { link: &link, exchange, record, ip_slot };
+            Box::pin(plain.answer(finding, body)).await
+        }
         None => refuse(record, Reason::ProtocolError),
     }
 }
@@ -157,18 +170,18 @@ pub async fn serve(
 fn enter_limits(
     gate: &Gate,
     link: &Link,
-    plan: &Plan,
+    limits: &LimitsConfig,
+    rate: Option<&RateLimiter>,
     client: &Client,
     is_upgrade: bool,
     counts: bool,
 ) -> Result<Option<IpSlot>, Reason> {
     let key = IpKey::of(client.ip);
-    let limits = &plan.limits;
     if is_upgrade {
         link.unproven(gate)?;
     }
     if counts
-        && let Some(rate) = &plan.rate
+        && let Some(rate) = rate
         && !rate.admit(key, Instant::now())
     {
         return Err(Reason::LimitRate);

@@ -10,12 +10,12 @@ use bytes::Bytes;
 
 use super::raw::Raw;
 use crate::close::CloseCodes;
-use crate::connection::LiveLimits;
+use crate::connection::{LiveLimits, SubjectLimit};
 use crate::credential::{RefreshMessage, Sources};
 use crate::expression::Expression;
 use crate::handshake::TrustedProxies;
 use crate::identity::{Assertion, IdentityHeaders, Spoofed};
-use crate::policy::{LimitsConfig, Origins, Previews, RateLimiter, Reject, Rule};
+use crate::policy::{LimitsConfig, OnSubjectLimit, Origins, Previews, RateLimiter, Reject, Rule};
 use crate::relay::frame::{Opcode, encode_frame};
 use crate::revocation::Terms;
 use crate::route::Router;
@@ -41,8 +41,10 @@ pub struct Plans {
     pub proxy_protocol: bool,
     /// Whether any upstream is told of the ends of the client's connection.
     pub tells_ends: bool,
-    /// The limits that apply before a route is known.
+    /// The limits that apply before a route is known, and where there is none.
     pub limits: LimitsConfig,
+    /// `limits.handshakes_per_ip`, for all routes but those with a limiter of their own.
+    pub rate: Option<Arc<RateLimiter>>,
     /// How long revocations count, and where they are shared.
     pub revocation: Arc<Terms>,
     /// `server.drain_delay`.
@@ -193,4 +195,15 @@ impl Plan {
 /// An encoded text frame from sockgate to a client.
 pub(super) fn text_frame(text: &str) -> Bytes {
     encode_frame(Opcode::TEXT, text.as_bytes(), None).into()
+}
+
+/// How long connections under `limits` may live, whose policy says `lifetime`.
+pub(super) fn live_limits(limits: &LimitsConfig, lifetime: LiveLimits) -> LiveLimits {
+    let lifetime =
+        lifetime.with(limits.idle_timeout.0, limits.ping_interval.0, limits.stall_timeout.0);
+    let per_subject = (limits.connections_per_subject != 0).then_some(SubjectLimit {
+        most: limits.connections_per_subject,
+        close_oldest: limits.on_subject_limit == OnSubjectLimit::CloseOldest,
+    });
+    LiveLimits { per_subject, ..lifetime }
 }

@@ -1,8 +1,8 @@
 //! The way of an upgrade whose head holds the credential: decide, dial, and only
 //! after the upstream's valid 101 tell the client 101 (RFC 6455 §4.2.2).
 
-use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{
@@ -12,6 +12,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use http_body_util::{Either, Full};
 use serde_json::json;
+use tokio::time::error::Elapsed;
 
 use super::IpSlot;
 use super::admission::{self, Admitted, Shown};
@@ -21,7 +22,7 @@ use super::gate::Link;
 use super::login::Login;
 use super::login_again::LoginTap;
 use super::plain::{Live, StreamedBody};
-use super::plan::text_frame;
+use super::plan::{Plan, text_frame};
 use super::raw;
 use super::rejection::{Body, refusal};
 use super::session::Session;
@@ -201,7 +202,11 @@ pub(super) async fn dial(
         return raw::dial(plan, raw, exchange, admitted, identity).await;
     }
     let (endpoint, request) = asked(exchange, identity, only).map_err(Failure::Reason)?;
-    counted(exchange, connect(&admitted.permit, endpoint, request)).await
+    let started = Instant::now();
+    let timeout = plan.limits.upstream_connect_timeout.0;
+    // Not by a function that takes the future: a handshake would hold it twice.
+    let reached = tokio::time::timeout(timeout, connect(&admitted.permit, endpoint, request)).await;
+    counted(plan, started, reached)
 }
 
 /// Reaches an upstream that speaks first, for a client of whom nothing is known but
@@ -217,7 +222,11 @@ pub(super) async fn dial_first(
     let nobody = Identity::anonymous();
     let (endpoint, request) = asked(exchange, &nobody, Some(chosen)).map_err(Failure::Reason)?;
     let most = exchange.plan.limits.auth_message_bytes.0 as usize;
-    counted(exchange, preview(proof, endpoint, request, most)).await
+    let plan = &exchange.plan;
+    let started = Instant::now();
+    let timeout = plan.limits.upstream_connect_timeout.0;
+    let reached = tokio::time::timeout(timeout, preview(proof, endpoint, request, most)).await;
+    counted(plan, started, reached)
 }
 
 fn asked<'a>(
@@ -247,15 +256,13 @@ fn asked<'a>(
     Ok((&upstream.endpoint, request))
 }
 
-/// What `dialling` gives in time; counted either way.
-async fn counted<T>(
-    exchange: &Exchange,
-    dialling: impl Future<Output = Result<T, UpgradeError>>,
+/// What dialling since `started` gave, if it came in time; counted either way.
+fn counted<T>(
+    plan: &Plan,
+    started: Instant,
+    reached: Result<Result<T, UpgradeError>, Elapsed>,
 ) -> Result<T, Failure> {
-    let plan = &exchange.plan;
-    let started = std::time::Instant::now();
-    let timeout = plan.limits.upstream_connect_timeout.0;
-    let (failure, kind) = match tokio::time::timeout(timeout, dialling).await {
+    let (failure, kind) = match reached {
         Ok(Ok(reached)) => {
             plan.metrics.upstream_connect(started.elapsed().as_secs_f64());
             return Ok(reached);

@@ -59,8 +59,19 @@ impl RateLimiter {
         }
     }
 
+    /// A limiter to `per_second`, which is none if that is 0: the one there was
+    /// `before`, if that is its rate.
+    pub fn kept_or_new(
+        per_second: u32,
+        before: Option<&Arc<RateLimiter>>,
+    ) -> Option<Arc<RateLimiter>> {
+        let per_second = NonZeroU32::new(per_second)?;
+        let kept = before.filter(|limiter| limiter.is_for(per_second)).cloned();
+        Some(kept.unwrap_or_else(|| Arc::new(RateLimiter::new(per_second))))
+    }
+
     /// Whether this limits to `per_second`.
-    pub fn is_for(&self, per_second: NonZeroU32) -> bool {
+    fn is_for(&self, per_second: NonZeroU32) -> bool {
         self.interval == Duration::from_secs(1) / per_second.get()
     }
 

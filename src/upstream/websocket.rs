@@ -95,7 +95,8 @@ pub(super) async fn upgrade(
         request(wanted, key).ok_or(UpgradeError::Invalid("the request cannot be built"))?;
     let upgraded = match switch::ask(stream, &request).await {
         Asked::Switched { stream, headers, ahead } => Upgraded { stream, ahead, headers },
-        Asked::Otherwise(replay) => ask_at_length(replay, request).await?,
+        // Boxed, as rare as it is: every handshake would have to be as large.
+        Asked::Otherwise(replay) => Box::pin(ask_at_length(replay, request)).await?,
     };
     check(&upgraded.headers, accept.as_bytes(), &offered.0, offered.1.as_ref())?;
     Ok(upgraded)

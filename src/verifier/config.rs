@@ -265,6 +265,7 @@ pub struct ForwardAuthConfig {
     /// The endpoint that judges a request by its headers.
     pub url: UrlConfig,
     /// CEL over `body` (JSON) and `headers` of the answer.
+    #[serde(default = "forwarded_user")]
     pub subject: String,
     /// How long an answer is remembered, never past its end; 0 = not at all.
     #[serde(default)]
@@ -352,4 +353,8 @@ fn required_claims() -> Vec<String> {
 
 fn subject() -> String {
     "claims.sub".to_owned()
+}
+
+fn forwarded_user() -> String {
+    r#"headers["x-forwarded-user"]"#.to_owned()
 }

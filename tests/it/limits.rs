@@ -119,6 +119,40 @@ fn one_address_makes_no_more_handshakes_a_second_than_it_may() {
     eventually("the burst fills up", || request("alice").status(gate.address()) == 101);
 }
 
+/// Else a client had as many handshakes as there are routes, and paths to try for free.
+#[test]
+fn handshakes_count_for_an_address_whatever_the_path() {
+    let upstream = Upstream::start();
+    let config = format!(
+        r#"
+server: {{ listen: "127.0.0.1:0" }}
+limits: {{ handshakes_per_ip: 2 }}
+routes:
+  - {{ path: /a, policy: public, upstream: "{0}" }}
+  - {{ path: /b, policy: public, upstream: "{0}" }}
+  - {{ path: /own, policy: public, upstream: "{0}", limits: {{ handshakes_per_ip: 1 }} }}
+"#,
+        upstream.ws()
+    );
+    let gate = Gate::start(&config);
+    let status = |path: &str| Request::upgrade(path).status(gate.address());
+    // A burst of two, and what a second brings: whichever comes late is refused.
+    let several = |paths: &[&str], found: u16| {
+        let began = Instant::now();
+        let refused = paths.iter().cycle().take(20).any(|path| {
+            let got = status(path);
+            assert!(got == found || got == 429, "{path}: {got}");
+            got == 429
+        });
+        assert!(refused, "20 handshakes in {:?}", began.elapsed());
+    };
+    several(&["/a", "/b"], 101);
+    assert_eq!(status("/own"), 101, "its rate is its own");
+    several(&["/own"], 101);
+    several(&["/none", "/nowhere"], 404);
+    gate.line("of the refusal", |line| line["reason"] == "limit_rate" && line["route"] == "none");
+}
+
 /// `request` with `count` fields more, as short as they can be told apart.
 fn with_fields(request: Request, count: usize) -> Request {
     (0..count).fold(request, |request, number| request.header(&format!("x{number}"), "v"))

@@ -232,9 +232,12 @@ fn dial_is_a_choice_for_every_format() {
     socket.send(&connect(&token("alice")));
     assert_eq!((socket.text(), socket.text()), ("welcome".to_owned(), "40{}".to_owned()));
     assert_eq!(upstream.last().header("x-forwarded-user"), Some("alice"));
-    let gate = Gate::start(&config("text", ", dial: first", &upstream.ws()));
-    let mut socket = open(&gate, "/ws/greet");
-    assert_eq!(socket.text(), "welcome");
-    socket.send(&token("alice"));
-    socket.echoes("hello");
+    // Beside `message` and in it.
+    for (format, more) in [("text", ", dial: first"), ("text, dial: first", "")] {
+        let gate = Gate::start(&config(format, more, &upstream.ws()));
+        let mut socket = open(&gate, "/ws/greet");
+        assert_eq!(socket.text(), "welcome");
+        socket.send(&token("alice"));
+        socket.echoes("hello");
+    }
 }

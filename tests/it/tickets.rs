@@ -290,10 +290,13 @@ fn the_socket_ends_with_the_login_and_require_is_asked_again() {
     let answer = fetch().bearer(&short).send(gate.address());
     let left = answer.json()["expires_in"].as_i64().expect("seconds");
     assert!((1..=4).contains(&left), "{left}");
+    let late = ticket(&fetch().bearer(&short).send(gate.address()));
     let mut socket = show(&ticket(&answer)).open(gate.address());
     socket.echoes("hello");
     assert_eq!(socket.closed().says(), (4002, "Session expired"));
     assert!(unix_now() >= until);
+    // Whoever is late is told the same: a fresh login helps.
+    assert_eq!(show(&late).closed(gate.address()).says(), (4002, "Session expired"));
     // `members` lets her fetch it, `admins` does not let her in; and it is used up.
     let ticket = fetched(&gate, &Token::of("alice").claim("role", "member").sign());
     let forbidden = Request::upgrade(&format!("/admins/a?ticket={ticket}")).closed(gate.address());

@@ -32,6 +32,7 @@ impl RefreshMessage {
             format: MessageFormat::Json,
             conditions: conditions.clone(),
             token: Some(token.to_owned()),
+            dial: None,
         };
         let mut problems = Vec::new();
         let login = JsonLogin::compile(&written, &mut problems);

@@ -204,6 +204,15 @@ mod tests {
     }
 
     #[test]
+    fn the_subject_is_in_x_forwarded_user_unless_said_otherwise() {
+        let written = json!({ "forward_auth": { "url": "http://127.0.0.1:3000/auth/check" } });
+        let config: VerifierConfig = serde_json::from_value(written).unwrap();
+        assert!(build("login-app", &config, Path::new(".")).is_ok());
+        let subject = config.forward_auth.map(|config| config.subject);
+        assert_eq!(subject.as_deref(), Some("headers[\"x-forwarded-user\"]"));
+    }
+
+    #[test]
     fn what_is_wrong_is_named_by_its_key() {
         let problems = |config: serde_json::Value| {
             let config: VerifierConfig =

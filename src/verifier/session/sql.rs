@@ -66,7 +66,8 @@ pub(super) fn distinct(names: &[String]) -> Result<(), VerifyError> {
     Err(Unavailable("two columns of the query have the same name: write `AS` another").into())
 }
 
-/// The row as CEL sees it; with `django`, `session_data` is what Django signed.
+/// The row as CEL sees it; with `django`, `session_data` is what Django signed, and
+/// its members stand in the row as well where no column has their name.
 pub(super) fn record(row: Row, django: Option<&Django>) -> Result<Record, VerifyError> {
     let Row { id, mut columns, bytes } = row;
     if let Some(django) = django {
@@ -75,7 +76,12 @@ pub(super) fn record(row: Row, django: Option<&Django>) -> Result<Record, Verify
         };
         let Value::String(text) = &*column else { return Err(Reason::InvalidCredential.into()) };
         let session = django.session(text.as_bytes()).map_err(|_| Reason::InvalidCredential)?;
-        *column = session.value;
+        *column = session.value.clone();
+        if let Value::Object(members) = session.value {
+            for (name, member) in members {
+                columns.entry(name).or_insert(member);
+            }
+        }
     }
     Ok(Record { id: Some(id), value: Value::Object(columns), bytes, ends: None })
 }
@@ -84,7 +90,9 @@ pub(super) fn record(row: Row, django: Option<&Django>) -> Result<Record, Verify
 mod tests {
     use serde_json::json;
 
+    use super::super::signed::django::DATABASE_SALT;
     use super::*;
+    use crate::secret::Secret;
 
     fn read(cell: Cell<'_>) -> Value {
         value(cell).ok().unwrap()
@@ -99,6 +107,25 @@ mod tests {
         assert_eq!(read(Cell::Text("ä".as_bytes())), json!("ä"));
         assert_eq!(read(Cell::Bytes(&[0, 255, 16])), json!("00ff10"));
         assert!(value(Cell::Text(b"\xff")).is_err());
+    }
+
+    #[test]
+    fn what_django_signed_stands_in_its_column_and_beside_the_others() {
+        // Made by Django 5.2: {"_auth_user_id": "7", "n": 1}.
+        let signed = "eyJfYXV0aF91c2VyX2lkIjoiNyIsIm4iOjF9:1r31eq:\
+                      aMZ1Wb029tyqK-rUZK1VF5d2HdUF79Dv2xOtNu3st2o";
+        let django = Django::new(&[Secret::new("canary-django")], DATABASE_SALT);
+        let row = |columns: Value| Row {
+            columns: columns.as_object().unwrap().clone(),
+            ..Row::default()
+        };
+        let read = |columns| record(row(columns), Some(&django)).map(|record| record.value);
+        let value = read(json!({"session_data": signed, "n": "a column"})).ok().unwrap();
+        assert_eq!(value["session_data"], json!({"_auth_user_id": "7", "n": 1}));
+        assert_eq!(value["_auth_user_id"], "7");
+        assert_eq!(value["n"], "a column", "a session cannot pass for what the query says");
+        assert!(read(json!({"session_data": "e30:0:AAAA"})).is_err());
+        assert!(read(json!({"data": signed})).is_err());
     }
 
     #[test]

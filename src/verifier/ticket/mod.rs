@@ -72,8 +72,9 @@ pub struct Redeemed {
 }
 
 impl Tickets {
-    /// A new ticket for `identity`, which is proven at `now`. It is open no longer
-    /// than the identity is valid. `original` is what proved it, if the connection
+    /// A new ticket for `identity`, which is proven at `now`. It is good no longer
+    /// than the identity is valid, and is kept for its whole time all the same: who shows it late is
+    /// told that the login has expired, and not that there is no such ticket. `original` is what proved it, if the connection
     /// is to be rechecked by that.
     ///
     /// # Errors
@@ -87,20 +88,19 @@ impl Tickets {
         let whole = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
         let left = identity.deadline().map(|deadline| deadline.saturating_sub(now));
         let expires_in = whole.min(left.unwrap_or(whole));
-        let open = match u64::try_from(expires_in) {
-            Ok(seconds @ 1..) => Duration::from_secs(seconds),
-            Ok(0) | Err(_) => return Err(Reason::Expired.into()),
-        };
+        if expires_in < 1 {
+            return Err(Reason::Expired.into());
+        }
         let ticket = Ticket::fresh().ok_or(Unavailable("the system gives no random bytes"))?;
         let holder = Holder::of(identity);
         let redeemed = Redeemed { identity: Arc::clone(identity), original };
         match &self.store {
             Store::Memory(memory) => {
-                memory.put(ticket.id(), holder, redeemed, open, Instant::now())?;
+                memory.put(ticket.id(), holder, redeemed, self.ttl, Instant::now())?;
             }
             Store::Shared(shared, places) => {
                 let _place = places.try_acquire().map_err(|_| CROWDED)?;
-                shared.put(&ticket, &holder, &redeemed, open).await?;
+                shared.put(&ticket, &holder, &redeemed, self.ttl).await?;
             }
         }
         Ok(Issued { ticket: ticket.text(), expires_in })
