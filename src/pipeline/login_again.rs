@@ -34,6 +34,8 @@ struct Followed {
     sight: Sight,
     /// Whether the client has logged in by message.
     logged_in: bool,
+    /// What it has said of a login that takes several messages.
+    progress: Option<Box<Progress>>,
 }
 
 /// Who judges a further login.
@@ -73,7 +75,7 @@ impl LoginTap {
             }),
             subprotocol: subprotocol.map(Into::into),
         };
-        let followed = Followed { follower, sight: Sight::Other, logged_in };
+        let followed = Followed { follower, sight: Sight::Other, logged_in, progress: None };
         Some(Box::new(LoginTap {
             judge: Arc::new(judge),
             followed: Arc::new(Mutex::new(followed)),
@@ -114,9 +116,11 @@ impl Judge {
         let limits = &self.plan.limits;
         let source = self.plan.access.sources.message().ok_or(Reason::Forbidden)?;
         let most = limits.auth_message_bytes.0 as usize;
-        let login = source.read(progress, message, text, most)?;
-        // Behind the permit a login stands whole in its message.
-        let login = login.ok_or(Reason::MalformedCredential)?;
+        let Some(login) = source.read(progress, message, text, most)? else {
+            lock(followed).follower.awaits_rest();
+            lock(followed).progress = Some(Box::new(std::mem::take(progress)));
+            return Ok(None);
+        };
         // What came behind it belongs to the stream that is followed: a packet that began
         // there goes on in the next message.
         if !lock(followed).follower.goes_on(&login) {
@@ -137,6 +141,7 @@ impl Judge {
             None if first => {}
             None => return Err(Reason::MissingCredential),
         }
+        lock(followed).logged_in |= !source.greets_often();
         if source.consumes_later() {
             return Ok(None);
         }
@@ -207,8 +212,11 @@ impl Tap for LoginTap {
         followed.sight != Sight::Other
     }
 
-    fn could_take(&self, begun: &[u8]) -> bool {
-        self.source().is_some_and(|source| source.could_match(begun))
+    fn could_take(&self, begun: &[u8], text: bool) -> bool {
+        self.source().is_some_and(|source| {
+            source.could_match(begun)
+                || self.followed().follower.see(source, begun, text) != Sight::Other
+        })
     }
 
     fn take(
@@ -217,15 +225,12 @@ impl Tap for LoginTap {
         text: bool,
     ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
         let (judge, shared) = (Arc::clone(&self.judge), Arc::clone(&self.followed));
-        let often = self.source().is_some_and(MessageSource::greets_often);
-        let (hidden, first) = {
+        let (hidden, first, mut progress) = {
             let mut followed = self.followed();
-            let first = !followed.logged_in;
-            followed.logged_in |= !often;
-            (followed.sight == Sight::Hidden, first)
+            let progress = followed.progress.take().map(|begun| *begun).unwrap_or_default();
+            (followed.sight == Sight::Hidden, !followed.logged_in, progress)
         };
         Box::pin(async move {
-            let mut progress = Progress::default();
             let judged = match hidden {
                 true => Err(Reason::AmbiguousCredential),
                 false => judge.judge(&message, text, &shared, first, &mut progress).await,

@@ -119,9 +119,9 @@ impl Tap for RefreshTap {
         Box::pin(async move { desk.answer(&message).await })
     }
 
-    fn could_take(&self, begun: &[u8]) -> bool {
+    fn could_take(&self, begun: &[u8], text: bool) -> bool {
         self.desk.refresh().is_some_and(|refresh| refresh.message.could_match(begun))
-            || self.behind.as_ref().is_some_and(|behind| behind.could_take(begun))
+            || self.behind.as_ref().is_some_and(|behind| behind.could_take(begun, text))
     }
 
     fn watch(&self, text: bool) -> Option<Box<dyn Watch>> {

@@ -30,8 +30,9 @@ pub trait Tap: Send {
     ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>>;
 
     /// Whether a message that begins so, and of which no more will come, may have
-    /// been for sockgate: then it is dropped, else the upstream gets what there is.
-    fn could_take(&self, _begun: &[u8]) -> bool {
+    /// been for sockgate: then it is dropped, else the upstream gets what there is. It
+    /// may read that at once, since some servers wait for no message to be whole.
+    fn could_take(&self, _begun: &[u8], _text: bool) -> bool {
         false
     }
 
@@ -156,7 +157,8 @@ impl Assembly {
     /// The client says no more: what of the message being held is for the upstream.
     pub(super) fn release_last(&mut self) -> Vec<u8> {
         let raw = self.release();
-        if !raw.is_empty() && self.tap.could_take(&unwrap(&raw).0) { Vec::new() } else { raw }
+        let (begun, text) = unwrap(&raw);
+        if !raw.is_empty() && self.tap.could_take(&begun, text) { Vec::new() } else { raw }
     }
 
     /// Follows the frames in `bytes`, as [`Pipe::scan`] does, but puts what is

@@ -107,6 +107,39 @@ fn an_mqtt_login_comes_in_pieces_and_names_the_subject() {
 }
 
 #[test]
+fn who_came_by_cookie_may_say_hello_in_pieces_too() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("mqtt", "", &upstream.ws()));
+    let by_cookie = || Request::upgrade("/ws/echo").cookie(&token("alice")).open(gate.address());
+    let mut socket = by_cookie();
+    // As MQTT.js in node sends it.
+    for byte in packet("alice", None) {
+        socket.send_frame(&binary(&[byte]));
+    }
+    assert_eq!(socket.receive(), binary(&packet("alice", None)));
+    socket.send_frame(&binary(&[0xc0, 0]));
+    assert_eq!(socket.receive(), binary(&[0xc0, 0]));
+    for piece in packet("alice", None).chunks(5) {
+        socket.send_frame(&binary(piece));
+    }
+    assert_eq!(socket.receive(), binary(&[0x20, 2, 0, 5]));
+    assert_eq!(socket.closed().says(), (4001, "Unauthorized"));
+    let mut socket = by_cookie();
+    for piece in packet("bob", None).chunks(5) {
+        socket.send_frame(&binary(piece));
+    }
+    assert_eq!(socket.receive(), binary(&[0x20, 2, 0, 5]));
+    assert_eq!(socket.closed().says(), (4003, "Forbidden"));
+    // What has no end is no login, and reaches nobody.
+    let mut socket = by_cookie();
+    let before = upstream.messages();
+    socket.send_frame(&binary(&[0x10, 0xff, 0xff, 0x7f]));
+    socket.send_frame(&binary(&[0; 16_384]));
+    assert_eq!(socket.closed().code, 4001);
+    assert_eq!(upstream.messages(), before);
+}
+
+#[test]
 fn refusals_speak_the_dialect() {
     let stale = Token::of("alice").expires_in(-600).sign();
     let upstream = Upstream::start();

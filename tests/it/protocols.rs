@@ -131,3 +131,8 @@ fn actioncable_and_rails() {
 fn pusher_js_in_chromium() {
     play("pusher", 1);
 }
+
+#[test]
+fn kubernetes_exec_in_chromium() {
+    play("kubernetes", 1);
+}

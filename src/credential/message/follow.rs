@@ -28,6 +28,8 @@ pub struct Follower {
     /// Its beginning, where that matters.
     begun: Option<Begun>,
     broken: bool,
+    /// A login has begun and goes on in the next message.
+    awaits: bool,
 }
 
 /// The beginning of a message, and what makes it a login.
@@ -57,11 +59,14 @@ impl Follower {
             Dialect::Mqtt => Stream::Mqtt(Packets::default()),
             Dialect::Nats(_) => Stream::Nats(Commands::default()),
         };
-        Follower { stream, watches: Vec::new(), begun: None, broken: false }
+        Follower { stream, watches: Vec::new(), begun: None, broken: false, awaits: false }
     }
 
     /// Looks at a whole message.
     pub fn see(&mut self, source: &MessageSource, payload: &[u8], text: bool) -> Sight {
+        if self.awaits {
+            return Sight::Login;
+        }
         let is_login = match (&mut self.stream, &source.dialect) {
             (Stream::Mqtt(packets), _) => {
                 // Servers differ in whether they read text, so none may pass.
@@ -116,6 +121,8 @@ impl Follower {
             | Dialect::Nats(_)
             | Dialect::Socketio(_) => false,
         };
+        // The rest of one that has begun would be as large.
+        self.broken |= self.awaits;
         self.begun = None;
         self.watches = match &source.dialect {
             Dialect::Json(login) => vec![login.watch()],
@@ -153,9 +160,15 @@ impl Follower {
         self.broken
     }
 
+    /// A login was seen that goes on in the next message.
+    pub fn awaits_rest(&mut self) {
+        self.awaits = true;
+    }
+
     /// Goes on behind `login` with what came in the same message; false if another
     /// login is in it.
     pub fn goes_on(&mut self, login: &LoginMessage) -> bool {
+        self.awaits = false;
         let behind = &login.behind;
         match &mut self.stream {
             Stream::Messages => true,

@@ -40,7 +40,7 @@ impl Tap for Auth {
         })
     }
 
-    fn could_take(&self, begun: &[u8]) -> bool {
+    fn could_take(&self, begun: &[u8], _: bool) -> bool {
         begun.starts_with(b"auth se")
     }
 

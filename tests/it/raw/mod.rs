@@ -384,6 +384,33 @@ fn unix_sockets_are_reached_and_the_first_message_may_be_the_login() {
 }
 
 #[test]
+fn a_second_login_that_is_never_finished_reaches_nobody() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let keys = format!("upstream: \"tcp://{}\"", listener.local_addr().expect("bound"));
+    let config = config(&[("\"/raw/*\"", &keys)]).replace(
+        "{ cookie: session, verifier: app }",
+        "{ message: { format: nats }, dial: after_auth, verifier: app }",
+    );
+    let gate = Gate::start(&config);
+    for closes in [true, false] {
+        let mut socket = Request::upgrade("/raw").open(gate.address());
+        let login = json!({ "auth_token": token("ada") });
+        socket.send_frame(&binary(format!("CONNECT {login}\r\n")));
+        let mut server = accept(&listener);
+        assert_eq!(read(&mut server, 12), b"CONNECT {}\r\n");
+        // A server of bytes does not wait for the rest of the message.
+        let another = binary(*b"CONNECT {\"user\":\"root\"}\r\nPUB x 1\r\ny\r\n");
+        socket.send_frame(&another.unfinished());
+        if closes {
+            socket.send_frame(&Frame::close(1000, ""));
+        } else {
+            drop(socket);
+        }
+        assert_eq!(read_all(&mut server), b"");
+    }
+}
+
+#[test]
 fn check_refuses_what_any_web_page_could_speak_to_unless_it_is_wanted() {
     let check = |policy: &str, more: &str| {
         let directory = TempDir::new().expect("a directory");
