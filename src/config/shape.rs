@@ -90,7 +90,7 @@ fn cover(patch: &mut Patch, path: KeyPath, kind: &FaultKind) -> bool {
 }
 
 /// The words that the contract shows for "not there".
-const ABSENT: &[(&str, &str)] = &[
+pub(super) const ABSENT: &[(&str, &str)] = &[
     ("server.tls", "none"),
     ("admin.token", "none"),
     ("identity.assertion", "none"),
