@@ -59,6 +59,8 @@ pub enum Reason {
     ProtocolError,
     /// The upgrade asks for a WebSocket version other than 13 (RFC 6455 §4.4).
     UnsupportedVersion,
+    /// Plain HTTP, where only an upgrade is answered (RFC 9110 §15.5.22).
+    UpgradeRequired,
     /// No data frame for `limits.idle_timeout`.
     Idle,
     /// The client did not answer a ping.
@@ -75,7 +77,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of declaration.
-    pub const ALL: [Reason; 30] = [
+    pub const ALL: [Reason; 31] = [
         Reason::MissingCredential,
         Reason::MalformedCredential,
         Reason::InvalidCredential,
@@ -100,6 +102,7 @@ impl Reason {
         Reason::MessageTooLarge,
         Reason::ProtocolError,
         Reason::UnsupportedVersion,
+        Reason::UpgradeRequired,
         Reason::Idle,
         Reason::Dead,
         Reason::Stalled,
@@ -137,7 +140,9 @@ impl Reason {
             Reason::UpstreamUnavailable | Reason::UpstreamTimeout => "upstream_unavailable",
             Reason::UpstreamRefused => "upstream_refused",
             Reason::MessageTooLarge => "message_too_large",
-            Reason::ProtocolError | Reason::UnsupportedVersion => "protocol_error",
+            Reason::ProtocolError | Reason::UnsupportedVersion | Reason::UpgradeRequired => {
+                "protocol_error"
+            }
             Reason::Idle => "idle",
             Reason::Dead => "dead",
             Reason::Stalled => "stalled",
@@ -174,6 +179,7 @@ impl Reason {
             Reason::MessageTooLarge => "Message too big",
             Reason::ProtocolError => "Protocol error",
             Reason::UnsupportedVersion => "Unsupported WebSocket version",
+            Reason::UpgradeRequired => "Upgrade required",
             Reason::Idle | Reason::Dead | Reason::Stalled => "Idle timeout",
             Reason::Draining => "Going away",
             Reason::NoRoute => "Not found",
@@ -206,7 +212,7 @@ impl Reason {
             Reason::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Reason::MessageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Reason::ProtocolError => StatusCode::BAD_REQUEST,
-            Reason::UnsupportedVersion => StatusCode::UPGRADE_REQUIRED,
+            Reason::UnsupportedVersion | Reason::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             Reason::Idle | Reason::Dead | Reason::Stalled => StatusCode::REQUEST_TIMEOUT,
             Reason::NoRoute => StatusCode::NOT_FOUND,
             Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -236,7 +242,10 @@ impl Reason {
             | Reason::UpstreamTimeout
             | Reason::UpstreamRefused => 1013,
             Reason::MessageTooLarge | Reason::LimitHeader => 1009,
-            Reason::ProtocolError | Reason::UnsupportedVersion | Reason::MethodNotAllowed => 1002,
+            Reason::ProtocolError
+            | Reason::UnsupportedVersion
+            | Reason::UpgradeRequired
+            | Reason::MethodNotAllowed => 1002,
             Reason::Idle | Reason::Dead | Reason::Stalled | Reason::Draining => 1001,
         }
     }

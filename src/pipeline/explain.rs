@@ -264,7 +264,7 @@ async fn narrate(
     }
     if let Some(raw) = &plan.raw {
         if !is_upgrade {
-            return Err(http_only(Reason::UnsupportedVersion).into());
+            return Err(http_only(Reason::UpgradeRequired).into());
         }
         let preface = raw.preface(&exchange, &identity).map_err(readable)?;
         narrator.say("verdict", "admit");

@@ -126,7 +126,7 @@ pub async fn serve(
     }
     // What a raw server would make of HTTP is nothing that anybody meant.
     if !is_upgrade && plan.raw.is_some() {
-        return refuse(record, Reason::UnsupportedVersion);
+        return refuse(record, Reason::UpgradeRequired);
     }
     let mut exchange = Exchange {
         gate,

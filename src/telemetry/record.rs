@@ -373,6 +373,7 @@ fn outcome(reason: Reason) -> Outcome {
         | Reason::MessageTooLarge
         | Reason::ProtocolError
         | Reason::UnsupportedVersion
+        | Reason::UpgradeRequired
         | Reason::Idle
         | Reason::Dead
         | Reason::Stalled

@@ -52,6 +52,7 @@ impl Cause {
             | Reason::MessageTooLarge
             | Reason::ProtocolError
             | Reason::UnsupportedVersion
+            | Reason::UpgradeRequired
             | Reason::Idle
             | Reason::Dead
             | Reason::Stalled

@@ -276,6 +276,7 @@ fn nobody_gets_through_without_a_login_and_plain_http_never() {
     assert_eq!(none.says(), (4001, "Unauthorized"));
     let plain = Request::get("/raw").cookie(&token("ada")).send(gate.address());
     assert_eq!((plain.status, plain.header("upgrade")), (426, Some("websocket")));
+    assert_eq!(plain.json()["error"], "Upgrade required");
     let post = Request::new("POST", "/raw").cookie(&token("ada")).body("FLUSHALL\r\n");
     assert_eq!(post.send(gate.address()).status, 426);
     listener.set_nonblocking(true).expect("set");
