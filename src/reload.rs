@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use rustls::ServerConfig;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
@@ -251,8 +252,18 @@ fn needs_restart(old: &FileConfig, new: &FileConfig) -> Vec<&'static str> {
 
 fn watcher(changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
     let changed = Arc::clone(changed);
-    // Whatever the event says, contents are compared: only that something happened counts.
-    notify::recommended_watcher(move |_| changed.notify_one()).ok()
+    // Contents are compared: only that something may have changed counts. To read is
+    // not to change, and comparing reads: it would call for itself, for ever.
+    let notice = move |event: notify::Result<Event>| {
+        if !event.is_ok_and(|event| is_reading(event.kind)) {
+            changed.notify_one();
+        }
+    };
+    notify::recommended_watcher(notice).ok()
+}
+
+fn is_reading(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
 
 fn fingerprint(path: &Path) -> Option<u64> {

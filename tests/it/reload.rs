@@ -67,6 +67,24 @@ fn a_bad_file_changes_nothing_and_says_so() {
 }
 
 #[test]
+fn reading_the_files_is_no_change_to_them() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&members(&upstream.ws()));
+    // Somebody looks at the file.
+    std::fs::read(gate.config()).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let reads = || -> u64 {
+        let counters = std::fs::read_to_string(format!("/proc/{}/io", gate.pid())).unwrap();
+        let count = counters.lines().find_map(|line| line.strip_prefix("syscr: "));
+        count.unwrap().parse().unwrap()
+    };
+    let before = reads();
+    std::thread::sleep(Duration::from_millis(1500));
+    let reads = reads() - before;
+    assert!(reads < 20, "{reads} reads in a gate that nobody uses");
+}
+
+#[test]
 fn a_changed_key_file_applies_without_a_signal() {
     let upstream = Upstream::start();
     let directory = tempfile::TempDir::new().expect("a directory");
