@@ -158,6 +158,11 @@ impl Entry {
         }
     }
 
+    /// Whether it ends when `login` says, and has not been told to end sooner.
+    pub fn ends_with(&self, login: &Identity) -> bool {
+        self.ends.load(Ordering::Relaxed) == self.limits.load().ends(login.deadline())
+    }
+
     /// Reckons anew when the login ends the connection.
     fn reckon(&self) {
         loop {

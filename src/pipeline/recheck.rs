@@ -122,7 +122,8 @@ fn stand_on(
         if !turn.holds(entry) {
             return;
         }
-        if proven.is_unchanged(&present) {
+        // One that was found ended, and stands again as it was, is news.
+        if proven.is_unchanged(&present) && entry.ends_with(&present) {
             return;
         }
         if !proven.is_same(&present) {

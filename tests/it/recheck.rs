@@ -244,8 +244,9 @@ fn a_database_is_asked_again_too_and_never_if_told_so() {
     closes_within(gone, began, 3 * SECOND, GONE);
     closes_within(over, began, 3 * SECOND, (4002, "Session expired"));
     in_grace.echoes("in its grace");
-    sql(&format!("UPDATE s SET ends = {} WHERE id = 'd'", unix_now() + 600));
-    std::thread::sleep((9 * SECOND).saturating_sub(began.elapsed()));
+    // As it was before, to the second.
+    sql(&format!("UPDATE s SET ends = {later} WHERE id = 'd'"));
+    std::thread::sleep((10 * SECOND).saturating_sub(began.elapsed()));
     in_grace.echoes("renewed by the database");
     stays.echoes("still here");
     assert_eq!(never.metric(RECHECKS, &[]) as u64, 0);
