@@ -5,7 +5,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
+
+use crate::stream::set_up;
 
 /// How long one address of several may take before the next is tried.
 const PER_ADDRESS: Duration = Duration::from_secs(2);
@@ -23,14 +27,24 @@ pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if addresses.is_empty() { Err(io::ErrorKind::AddrNotAvailable.into()) } else { Ok(addresses) }
 }
 
-/// A connection to the first of `addresses` that takes one.
+/// Who says the first word on a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum FirstWord {
+    /// Whoever dials, and at once: it carries the acknowledgement that ends TCP's
+    /// handshake, and the server wakes up once, to a connection with a request.
+    Ours,
+    /// Perhaps the server, which must not wait for that acknowledgement.
+    Unknown,
+}
+
+/// A connection to the first of `addresses` that takes one, set up as all of ours.
 ///
 /// # Errors
 /// What the last address said.
-pub async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+pub async fn connect(addresses: &[SocketAddr], first: FirstWord) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
-        let connecting = TcpStream::connect(address);
+        let connecting = connect_to(*address, first);
         let connected = if addresses.len() > 1 {
             tokio::time::timeout(PER_ADDRESS, connecting)
                 .await
@@ -46,6 +60,30 @@ pub async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
+async fn connect_to(address: SocketAddr, first: FirstWord) -> io::Result<TcpStream> {
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    set_up(&socket);
+    if first == FirstWord::Ours {
+        // Best effort: only a packet is at stake.
+        let _ = socket.set_tcp_quickack(false);
+    }
+    match socket.connect(&address.into()) {
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    // On the same machine TCP's handshake is over before the call returns.
+    let is_there = socket.peer_addr().is_ok();
+    let stream = TcpStream::from_std(socket.into())?;
+    if !is_there {
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+    }
+    Ok(stream)
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
@@ -57,9 +95,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let open = listener.local_addr().unwrap();
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert_eq!(connect(&[closed, open]).await.unwrap().peer_addr().unwrap(), open);
-        assert_eq!(connect(&[closed]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        assert!(connect(&[]).await.is_err());
+        assert_eq!(
+            connect(&[closed, open], FirstWord::Ours).await.unwrap().peer_addr().unwrap(),
+            open
+        );
+        assert_eq!(
+            connect(&[closed], FirstWord::Ours).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+        assert!(connect(&[], FirstWord::Ours).await.is_err());
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 pub use self::url::{Url, UrlError, form_encoded};
-use crate::dial;
+use crate::dial::{self, FirstWord};
 use crate::problem::Problem;
 use crate::stream::Stream;
 use crate::tls::{self, ClientFiles};
@@ -219,9 +219,8 @@ impl Dialler {
         let host = uri.host().ok_or(FetchError::Resolve)?.trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let addresses = self.resolve(host.clone(), port).await?;
-        let stream = dial::connect(&addresses).await.map_err(|_| FetchError::Connect)?;
-        // Best effort: only time is at stake.
-        let _ = stream.set_nodelay(true);
+        let stream =
+            dial::connect(&addresses, FirstWord::Ours).await.map_err(|_| FetchError::Connect)?;
         if !https {
             return Ok(Stream::Tcp(stream));
         }

@@ -6,18 +6,16 @@ mod config;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 
 pub use self::config::{ServerConfig, ServerTlsConfig};
 use crate::proxy_protocol::Ends;
-use crate::stream::Stream;
+use crate::stream::{Stream, set_up};
 
 /// Where to listen, as parsed from `server.listen`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,20 +165,6 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(4096)?;
     TcpListener::from_std(socket.into())
-}
-
-/// Sets what a TCP socket of ours is like, a listener's for those it accepts.
-///
-/// No small frame waits for the acknowledgement of the last one. And the kernel
-/// does not grow the buffers to tens of megabytes for a peer that does not read,
-/// and for one that sends to such a peer: a pod's memory limit counts socket
-/// memory.
-pub fn set_up(socket: &impl AsFd) {
-    // Linux doubles the sizes; best effort, since only time and memory are at stake.
-    let socket = SockRef::from(socket);
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_send_buffer_size(128 * 1024);
-    let _ = socket.set_recv_buffer_size(256 * 1024);
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

@@ -28,7 +28,7 @@ use self::bound::{Bounded, bounded};
 pub use self::channel::Channel;
 pub use self::url::UrlError;
 use self::url::{Address, Location};
-use crate::dial;
+use crate::dial::{self, FirstWord};
 use crate::secret::Secret;
 use crate::stream::Stream;
 use crate::tls::{self, ClientFiles, TlsError};
@@ -274,8 +274,8 @@ impl Redis {
             }
             Address::Tcp { host, port, .. } => {
                 let addresses = dial::resolve(host, *port).await.map_err(unreachable)?;
-                let tcp = dial::connect(&addresses).await.map_err(unreachable)?;
-                tcp.set_nodelay(true).map_err(unreachable)?;
+                let tcp = dial::connect(&addresses, FirstWord::Ours).await;
+                let tcp = tcp.map_err(unreachable)?;
                 match &self.tls {
                     None => Stream::Tcp(tcp),
                     Some((config, name)) => {

@@ -9,8 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::config::UpstreamConfig;
-use crate::dial;
-use crate::listener::set_up;
+use crate::dial::{self, FirstWord};
 use crate::problem::Problem;
 use crate::stream::Stream;
 use crate::tls::{self, ClientFiles};
@@ -158,7 +157,13 @@ impl Endpoint {
                     .map(Stream::Unix)
                     .map_err(DialError::Connect);
             }
-            Carrier::Tcp { host, port } => dial_tcp(host, *port).await?,
+            Carrier::Tcp { host, port } => {
+                let first = match (self.speech, &self.tls) {
+                    (Speech::Raw, None) => FirstWord::Unknown,
+                    _ => FirstWord::Ours,
+                };
+                dial_tcp(host, *port, first).await?
+            }
         };
         match &self.tls {
             None => Ok(Stream::Tcp(stream)),
@@ -172,11 +177,9 @@ impl Endpoint {
     }
 }
 
-async fn dial_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
+async fn dial_tcp(host: &str, port: u16, first: FirstWord) -> Result<TcpStream, DialError> {
     let addresses = dial::resolve(host, port).await.map_err(DialError::Resolve)?;
-    let stream = dial::connect(&addresses).await.map_err(DialError::Connect)?;
-    set_up(&stream);
-    Ok(stream)
+    dial::connect(&addresses, first).await.map_err(DialError::Connect)
 }
 
 fn build_tls(

@@ -58,7 +58,10 @@ pub(super) async fn ask<B>(mut stream: Stream, request: &Request<B>) -> Asked {
         return Asked::Otherwise(Replay::new(stream, Bytes::new(), 0));
     }
     // An error comes again, to whoever tries again.
-    let written = stream.write(&bytes).await.unwrap_or(0);
+    let written = match stream.write_now(&bytes) {
+        Ok(written) => written,
+        Err(_) => stream.write(&bytes).await.unwrap_or(0),
+    };
     let mut read = BytesMut::new();
     if written == bytes.len() && stream.flush().await.is_ok() {
         read.reserve(1024);

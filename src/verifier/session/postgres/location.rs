@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
-use crate::dial;
+use crate::dial::{self, FirstWord};
 use crate::secret::Secret;
 use crate::stream::Stream;
 use crate::tls::{ClientFiles, TlsError, Trust, client_trusting};
@@ -150,8 +150,7 @@ impl Location {
             Host::Tcp(name) => name,
         };
         let addresses = dial::resolve(name, port).await.map_err(unreachable)?;
-        let stream = dial::connect(&addresses).await.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
+        let stream = dial::connect(&addresses, FirstWord::Ours).await.map_err(unreachable)?;
         match &self.encryption {
             Encryption::Never => Ok(Stream::Tcp(stream)),
             Encryption::IfOffered(config) => encrypt(stream, config, name, false).await,
