@@ -65,7 +65,7 @@ impl Kind {
         match token {
             Token::None | Token::Fresh | Token::Repeated => true,
             Token::Forged => self != Kind::Forwarder,
-            Token::ApiKey => self == Kind::Sockgate,
+            Token::ApiKey | Token::Renewed => self == Kind::Sockgate,
         }
     }
 }

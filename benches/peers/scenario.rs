@@ -9,7 +9,7 @@ use crate::load::{self, Seen, idle};
 use crate::machine::{self, SyscallCounter};
 use crate::proxy::{Kind, Proxy, Running, Setup};
 use crate::report::{Column, Figures, Summary};
-use crate::wire::{Openings, Token};
+use crate::wire::{self, Openings, Token};
 
 /// One thing to measure.
 pub(crate) struct Scenario {
@@ -23,10 +23,11 @@ pub(crate) struct Scenario {
 /// What the clients do.
 #[derive(Clone, Copy)]
 pub(crate) enum Work {
-    /// Messages of `payload` bytes, echoed.
-    Echo { payload: usize, connections: usize, window: Window },
-    /// Whole connections.
-    Cycle { token: Token },
+    /// Messages of `payload` bytes, echoed. `judged`: each is JSON on a route where it
+    /// could be a new login.
+    Echo { payload: usize, connections: usize, window: Window, judged: bool },
+    /// Whole connections, so many a second if there is a rate, or as many as there can be.
+    Cycle { token: Token, rate: Option<u32> },
     /// Whole connections, so many in all rounds together, which the server ends
     /// as often as the client.
     Close { cycles: u64 },
@@ -46,7 +47,23 @@ pub(crate) const ALL: &[Scenario] = &[
     echo("small-16", "64 B, 64 connections, 16 in flight on each", 64, 64, Window::Each(16)),
     echo("large-16k", "16 KiB, 64 connections, 1 in flight on each", 16 * KIB, 64, Window::Each(1)),
     echo("large-1m", "1 MiB, 8 connections, 1 in flight on each", KIB * KIB, 8, Window::Each(1)),
+    judged("judged-1", "64 B, 64 connections, each message looked at for a new login", 1, 64, 1),
+    judged("judged-16", "The same, 16 in flight on each", 1, 64, 16),
+    judged(
+        "judged-15k",
+        "15 KiB, 16 connections, 16 in flight on each, each looked at",
+        1,
+        15 * KIB,
+        16,
+    ),
+    judged("judged-15k-2", "The same with two threads", 2, 15 * KIB, 16),
     cycle("upgrade", "Connections with a fresh JWT (HS256) each", Token::Fresh),
+    Scenario {
+        name: "upgrade-paced",
+        title: "Connections with a fresh JWT (HS256) each, 3,000 a second",
+        threads: 1,
+        work: Work::Cycle { token: Token::Fresh, rate: Some(3000) },
+    },
     cycle("upgrade-repeated", "Connections with the same JWT (HS256)", Token::Repeated),
     cycle("upgrade-key", "Connections with an API key", Token::ApiKey),
     cycle("upgrade-open", "Connections without authentication", Token::None),
@@ -82,7 +99,7 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "threads-2",
         title: "64 B, 64 connections, 16 in flight on each, two threads",
         threads: 2,
-        work: Work::Echo { payload: 64, connections: 64, window: Window::Each(16) },
+        work: Work::Echo { payload: 64, connections: 64, window: Window::Each(16), judged: false },
     },
     Scenario {
         name: "start",
@@ -99,11 +116,25 @@ const fn echo(
     connections: usize,
     window: Window,
 ) -> Scenario {
-    Scenario { name, title, threads: 1, work: Work::Echo { payload, connections, window } }
+    let work = Work::Echo { payload, connections, window, judged: false };
+    Scenario { name, title, threads: 1, work }
+}
+
+const fn judged(
+    name: &'static str,
+    title: &'static str,
+    threads: usize,
+    payload: usize,
+    in_flight: usize,
+) -> Scenario {
+    let connections = if payload > KIB { 16 } else { 64 };
+    let window = Window::Each(in_flight);
+    let work = Work::Echo { payload, connections, window, judged: true };
+    Scenario { name, title, threads, work }
 }
 
 const fn cycle(name: &'static str, title: &'static str, token: Token) -> Scenario {
-    Scenario { name, title, threads: 1, work: Work::Cycle { token } }
+    Scenario { name, title, threads: 1, work: Work::Cycle { token, rate: None } }
 }
 
 /// How long and how often.
@@ -127,8 +158,9 @@ impl Scenario {
         let alone = self.threads == 1 || proxy.kind != Kind::Forwarder;
         alone
             && match self.work {
-                Work::Cycle { token } => proxy.kind.judges(token),
+                Work::Cycle { token, .. } => proxy.kind.judges(token),
                 Work::Idle { tls, .. } => !tls || proxy.kind.knows_tls(),
+                Work::Echo { judged: true, .. } => proxy.kind.judges(Token::Renewed),
                 Work::Echo { .. } | Work::Close { .. } | Work::Stalled { .. } | Work::Start => true,
             }
     }
@@ -186,20 +218,27 @@ impl Scenario {
         let tls = matches!(self.work, Work::Idle { tls: true, .. });
         let running = proxy.start(&Setup { tls, threads: self.threads, ..setup })?;
         match self.work {
-            Work::Echo { payload, connections, window } => {
-                let mut openings = Openings::new(Token::Fresh);
+            Work::Echo { payload, connections, window, judged } => {
+                let (token, content) = if judged {
+                    (Token::Renewed, wire::json(payload))
+                } else {
+                    let byte = |index| (index * 7 + index / 251) as u8;
+                    (Token::Fresh, (0..payload).map(byte).collect())
+                };
+                let mut openings = Openings::new(token);
                 // Each takes two descriptors of the proxy, and nginx some for its auth server.
                 let connections = connections.min(setup.files as usize / 2 - 300);
-                let mut echo = Echo::open(&running, &mut openings, connections, payload, window)?;
+                let mut echo = Echo::open(&running, &mut openings, connections, &content, window)?;
                 measured(&running, pace, |time| echo.run(time)).map(|(cpu, calls, seen)| {
                     vec![cpu, calls, rate(&seen), p(&seen, 0.5), p(&seen, 0.99)]
                 })
             }
-            Work::Cycle { token } => {
+            Work::Cycle { token, rate } => {
                 let plan = cycle::Plan {
                     abreast: ABREAST,
                     refused: token == Token::Forged,
                     both_close: false,
+                    rate,
                 };
                 let mut openings = Openings::new(token);
                 measured(&running, pace, |time| {
@@ -208,7 +247,8 @@ impl Scenario {
                 .map(|(cpu, calls, seen)| cycled(cpu, calls, &seen))
             }
             Work::Close { cycles } => {
-                let plan = cycle::Plan { abreast: ABREAST, refused: false, both_close: true };
+                let plan =
+                    cycle::Plan { abreast: ABREAST, refused: false, both_close: true, rate: None };
                 let mut openings = Openings::new(Token::Fresh);
                 let share = cycles / if pace.quick { 20 } else { 1 } / pace.rounds as u64;
                 let lost_before = load::ended_without_close(setup.backend)?;

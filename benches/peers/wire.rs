@@ -32,6 +32,8 @@ pub(crate) enum Token {
     Forged,
     /// An API key.
     ApiKey,
+    /// A fresh JWT, on a route where every message is looked at for another.
+    Renewed,
 }
 
 /// Makes the opening handshakes of one scenario.
@@ -60,11 +62,12 @@ impl Openings {
             Token::None => "/open",
             Token::Fresh | Token::Repeated | Token::Forged => "/jwt",
             Token::ApiKey => "/key",
+            Token::Renewed => "/renewed",
         };
         let shown = match self.token {
             Token::None => String::new(),
             Token::ApiKey => format!("Authorization: Bearer {API_KEY}\r\n"),
-            Token::Fresh | Token::Repeated | Token::Forged => {
+            Token::Fresh | Token::Repeated | Token::Forged | Token::Renewed => {
                 format!("Authorization: Bearer {}\r\n", self.jwt())
             }
         };
@@ -163,6 +166,13 @@ pub(crate) fn frame(opcode: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     let mut frame = head(opcode, payload.len() as u64, masked);
     frame.extend_from_slice(payload);
     frame
+}
+
+/// `length` bytes of JSON, a message of an application.
+pub(crate) fn json(length: usize) -> Vec<u8> {
+    let (begin, end) = (r#"{"type":"say","list":["#, "7]}");
+    let items: String = "7,".chars().cycle().take(length - begin.len() - end.len()).collect();
+    [begin, &items, end].concat().into_bytes()
 }
 
 /// The head of a final frame.

@@ -26,7 +26,12 @@ pub(crate) struct Plan {
     pub(crate) refused: bool,
     /// The server closes first in every other cycle, not always the client.
     pub(crate) both_close: bool,
+    /// How many are begun in a second; without it, one as soon as another ended.
+    pub(crate) rate: Option<u32>,
 }
+
+/// How often it is looked whether another cycle is due.
+const PACE: Duration = Duration::from_micros(300);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -77,11 +82,13 @@ pub(crate) fn run(
     let mut cycles: Vec<Option<Cycle>> = Vec::new();
     let mut started = 0;
     let mut start = |poller: &Poller, token: usize| {
+        let elapsed = began.elapsed();
         let more = match until {
-            Until::Time(duration) => began.elapsed() < duration,
+            Until::Time(duration) => elapsed < duration,
             Until::Count(count) => started < count,
         };
-        if !more {
+        let due = |rate| started as f64 <= elapsed.as_secs_f64() * f64::from(rate);
+        if !more || !plan.rate.is_none_or(due) {
             return Ok::<_, io::Error>(None);
         }
         started += 1;
@@ -94,8 +101,14 @@ pub(crate) fn run(
     }
     let mut ready = Vec::new();
     let mut swept = began;
-    while cycles.iter().any(Option::is_some) {
-        poller.wait(Duration::from_secs(1), &mut ready)?;
+    let paced = |until| matches!((plan.rate, until), (Some(_), Until::Time(time)) if began.elapsed() < time);
+    while cycles.iter().any(Option::is_some) || paced(until) {
+        if plan.rate.is_some() {
+            for (token, slot) in cycles.iter_mut().enumerate().filter(|(_, slot)| slot.is_none()) {
+                *slot = start(&poller, token)?;
+            }
+        }
+        poller.wait(if paced(until) { PACE } else { Duration::from_secs(1) }, &mut ready)?;
         for &token in &ready {
             let Some(cycle) = cycles.get_mut(token).and_then(Option::as_mut) else { continue };
             match cycle.turn(&mut scratch, plan, &message, &echo) {

@@ -46,12 +46,12 @@ struct Peer {
 }
 
 impl Echo {
-    /// Opens `connections` for messages of `payload` bytes.
+    /// Opens `connections` for messages of that `content`.
     pub(crate) fn open(
         proxy: &Running,
         openings: &mut Openings,
         connections: usize,
-        payload: usize,
+        content: &[u8],
         window: Window,
     ) -> io::Result<Echo> {
         let poller = Poller::new()?;
@@ -62,14 +62,13 @@ impl Echo {
             let begun = VecDeque::new();
             peers.push(Peer { socket, to_send: 0, at: 0, come: 0, begun, blocked: false });
         }
-        let content: Vec<u8> = (0..payload).map(|index| (index * 7 + index / 251) as u8).collect();
-        let message = wire::frame(BINARY, &content, true);
+        let message = wire::frame(BINARY, content, true);
         Ok(Echo {
             poller,
             peers,
             sent_length: message.len(),
             sent: message.repeat((32 * 1024 / message.len()).max(1)),
-            expected: wire::frame(BINARY, &content, false),
+            expected: wire::frame(BINARY, content, false),
             scratch: vec![0; READ],
             window,
             next: 0,
