@@ -187,11 +187,11 @@ impl Tally {
     }
 
     #[inline]
-    pub(super) fn add_frame(&self, opcode: Opcode) {
+    pub(super) fn add_frames(&self, opcode: Opcode, frames: u64) {
         // By opcode, in the order of `OPCODES`; reserved ones have no label.
         const INDEX: [usize; 16] = [2, 0, 1, 9, 9, 9, 9, 9, 5, 3, 4, 9, 9, 9, 9, 9];
         if let Some(count) = self.frames.get(INDEX[usize::from(opcode.bits() & 0xf)]) {
-            add(count, 1);
+            add(count, frames);
         }
     }
 }

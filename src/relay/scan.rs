@@ -138,20 +138,22 @@ impl Pipe {
         let mut read = self.scanner.payload(bytes.len());
         let mut data = self.data && read > 0;
         while self.scanner.at_boundary() {
-            let rest = &bytes[read..];
-            let header = match self.short_message(rest, rules) {
-                Some(header) => header,
-                None => match Header::parse(rest) {
-                    Ok(Some(header))
-                        if !header.opcode.is_control() && self.fault(&header, rules).is_none() =>
-                    {
-                        self.enter_data(&header);
-                        header
-                    }
-                    Ok(_) | Err(_) => break,
-                },
+            let short = self.skim_short(&bytes[read..], rules);
+            read += short;
+            data |= short > 0;
+            if read == bytes.len() {
+                break;
+            }
+            let header = match Header::parse(&bytes[read..]) {
+                Ok(Some(header))
+                    if !header.opcode.is_control() && self.fault(&header, rules).is_none() =>
+                {
+                    header
+                }
+                Ok(_) | Err(_) => break,
             };
-            tally.add_frame(header.opcode);
+            self.enter_data(&header);
+            tally.add_frames(header.opcode, 1);
             self.scanner.enter(&header);
             data = true;
             read += header.len;
@@ -163,23 +165,35 @@ impl Pipe {
         read
     }
 
-    /// A frame of less than 126 bytes that is a whole message, which most are: its
-    /// first two bytes tell that nothing is wrong with it.
+    /// Goes past whole frames of less than 126 bytes that are a whole message each, as
+    /// most are: their first two bytes tell that nothing is wrong with them.
     #[inline]
-    fn short_message(&mut self, bytes: &[u8], rules: &Rules<'_>) -> Option<Header> {
-        let &[first @ (0x81 | 0x82), second, ref rest @ ..] = bytes else { return None };
-        let payload = u64::from(second & 0x7f);
-        if self.in_message || payload > rules.limit.min(125) {
-            return None;
+    fn skim_short(&mut self, bytes: &[u8], rules: &Rules<'_>) -> usize {
+        if self.in_message {
+            return 0;
         }
-        let opcode = if first == 0x81 { Opcode::TEXT } else { Opcode::BINARY };
-        let (mask, len) = match (rules.direction, second & 0x80 != 0, rest) {
-            (Direction::Down, false, _) => (None, 2),
-            (Direction::Up, true, &[a, b, c, d, ..]) => (Some([a, b, c, d]), 6),
-            _ => return None,
+        let (masked, head) = match rules.direction {
+            Direction::Up => (0x80, 6),
+            Direction::Down => (0, 2),
         };
-        (self.data, self.withheld) = (true, false);
-        Some(Header { opcode, fin: true, rsv: 0, mask, payload, len })
+        let most = rules.limit.min(125) as usize;
+        let (mut read, mut frames) = (0, [0_u64; 2]);
+        while let [first @ (0x81 | 0x82), second, ..] = bytes[read..] {
+            let payload = usize::from(second & 0x7f);
+            let length = head + payload;
+            if second & 0x80 != masked || payload > most || bytes.len() - read < length {
+                break;
+            }
+            frames[usize::from(first & 1)] += 1;
+            read += length;
+        }
+        if read > 0 {
+            let tally = rules.control.tally(rules.direction);
+            tally.add_frames(Opcode::BINARY, frames[0]);
+            tally.add_frames(Opcode::TEXT, frames[1]);
+            (self.data, self.withheld) = (true, false);
+        }
+        read
     }
 
     /// What is wrong with a frame that comes now, as far as its head tells.
@@ -240,7 +254,7 @@ impl Pipe {
             return;
         }
         self.target_closed |= header.opcode == Opcode::CLOSE;
-        rules.control.tally(rules.direction).add_frame(header.opcode);
+        rules.control.tally(rules.direction).add_frames(header.opcode, 1);
         if self.data {
             self.enter_data(header);
         }
