@@ -2,6 +2,7 @@
 //! time, and its addresses are tried in turn. Whoever dials bounds the whole time.
 
 use std::io;
+use std::io::ErrorKind::{NotConnected, WouldBlock};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -42,9 +43,22 @@ pub enum FirstWord {
 /// # Errors
 /// What the last address said.
 pub async fn connect(addresses: &[SocketAddr], first: FirstWord) -> io::Result<TcpStream> {
+    connect_and_say(addresses, first, &[]).await.map(|(stream, _)| stream)
+}
+
+/// The same, and sends what the socket takes of `words` at once, which is told beside
+/// it: that they can be sent is how a connection is found to be there.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_and_say(
+    addresses: &[SocketAddr],
+    first: FirstWord,
+    words: &[u8],
+) -> io::Result<(TcpStream, usize)> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
-        let connecting = connect_to(*address, first);
+        let connecting = connect_to(*address, first, words);
         let connected = if addresses.len() > 1 {
             tokio::time::timeout(PER_ADDRESS, connecting)
                 .await
@@ -53,14 +67,18 @@ pub async fn connect(addresses: &[SocketAddr], first: FirstWord) -> io::Result<T
             connecting.await
         };
         match connected {
-            Ok(stream) => return Ok(stream),
+            Ok(connected) => return Ok(connected),
             Err(error) => last = error,
         }
     }
     Err(last)
 }
 
-async fn connect_to(address: SocketAddr, first: FirstWord) -> io::Result<TcpStream> {
+async fn connect_to(
+    address: SocketAddr,
+    first: FirstWord,
+    words: &[u8],
+) -> io::Result<(TcpStream, usize)> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     set_up(&socket);
@@ -73,19 +91,24 @@ async fn connect_to(address: SocketAddr, first: FirstWord) -> io::Result<TcpStre
         Ok(()) | Err(_) => {}
     }
     // On the same machine TCP's handshake is over before the call returns.
-    let is_there = socket.peer_addr().is_ok();
+    let said = match words {
+        [] => socket.peer_addr().map(|_| 0),
+        words => socket.send(words),
+    };
     let stream = TcpStream::from_std(socket.into())?;
-    if !is_there {
-        stream.writable().await?;
-        if let Some(error) = stream.take_error()? {
-            return Err(error);
+    match said {
+        Ok(said) => Ok((stream, said)),
+        Err(error) if matches!(error.kind(), WouldBlock | NotConnected) => {
+            stream.writable().await?;
+            stream.take_error()?.map_or(Ok((stream, 0)), Err)
         }
+        Err(error) => Err(error),
     }
-    Ok(stream)
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -104,6 +127,24 @@ mod tests {
             io::ErrorKind::ConnectionRefused
         );
         assert!(connect(&[], FirstWord::Ours).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn words_are_said_to_the_first_that_listens_and_to_nobody_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        for first in [FirstWord::Ours, FirstWord::Unknown] {
+            let dialled = connect_and_say(&[closed, open], first, b"hello").await;
+            let (mut stream, said) = dialled.unwrap();
+            stream.write_all(&b"hello"[said..]).await.unwrap();
+            drop(stream);
+            let mut heard = String::new();
+            listener.accept().await.unwrap().0.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "hello");
+            let refused = connect_and_say(&[closed], first, b"hello").await.unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        }
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 /// How many arrays and objects may be open at once.
@@ -37,6 +38,12 @@ pub fn parse(text: &[u8]) -> Result<Value, JsonError> {
         Err(_) if ambiguous.get() => Err(JsonError::Ambiguous),
         Err(_) => Err(JsonError::Malformed),
     }
+}
+
+/// The member `name` of an object that has few: to look through them is cheaper than
+/// to hash a name.
+pub fn member<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    members.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
 }
 
 #[derive(Clone, Copy)]
@@ -111,11 +118,12 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let inner = self.deeper()?;
         let mut members = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            if members.contains_key(&name) {
-                return self.refuse();
+            match members.entry(name) {
+                Entry::Vacant(place) => {
+                    place.insert(map.next_value_seed(inner)?);
+                }
+                Entry::Occupied(_) => return self.refuse(),
             }
-            let value = map.next_value_seed(inner)?;
-            members.insert(name, value);
         }
         Ok(Value::Object(members))
     }

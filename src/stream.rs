@@ -59,22 +59,6 @@ pub fn set_up(socket: &impl AsFd) {
     let _ = socket.set_recv_buffer_size(256 * 1024);
 }
 
-impl Stream {
-    /// Writes what the socket takes at once, if it is a plain one: tokio has yet to
-    /// hear that a new connection takes anything.
-    ///
-    /// # Errors
-    /// What the system says; `WouldBlock` if it is to be written in the usual way.
-    pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => SockRef::from(stream).send(bytes),
-            Stream::Unix(_) | Stream::TlsServer(_) | Stream::TlsClient(_) | Stream::Other(_) => {
-                Err(io::ErrorKind::WouldBlock.into())
-            }
-        }
-    }
-}
-
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,

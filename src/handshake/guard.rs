@@ -168,17 +168,28 @@ impl HeadGuard {
 
     /// Looks for the end of a head in `ahead`; the next phase, once it is known.
     fn judge(&mut self, scanned: usize) -> Option<Phase> {
+        let verdict = self.length_of_head(scanned)?;
+        let verdict = verdict.and_then(|left| Ok((left, head::read(&self.ahead[..left])?)));
+        Some(self.phase_after(verdict))
+    }
+
+    /// How long the head in `ahead` is, once that is known.
+    fn length_of_head(&mut self, scanned: usize) -> Option<Result<usize, Reason>> {
         if scanned == 0 && self.ahead.starts_with(b"\r\n") {
             self.ahead.advance(2); // RFC 9112 §2.2: one empty line before a request
         }
-        let verdict = match head::end_of_head(&self.ahead, scanned) {
-            Some(end) if end > self.limits.header_bytes => Err(Reason::LimitHeader),
-            Some(end) => head::read(&self.ahead[..end]).map(|head| (end, head)),
-            None if self.ahead.len() > self.limits.header_bytes => Err(Reason::LimitHeader),
-            None if head::is_hopeless(&self.ahead, scanned) => Err(Reason::ProtocolError),
-            None => return None,
-        };
-        Some(match verdict {
+        match head::end_of_head(&self.ahead, scanned) {
+            Some(end) if end > self.limits.header_bytes => Some(Err(Reason::LimitHeader)),
+            Some(end) => Some(Ok(end)),
+            None if self.ahead.len() > self.limits.header_bytes => Some(Err(Reason::LimitHeader)),
+            None if head::is_hopeless(&self.ahead, scanned) => Some(Err(Reason::ProtocolError)),
+            None => None,
+        }
+    }
+
+    /// What becomes of a head of that many bytes, or of one that is refused.
+    fn phase_after(&mut self, verdict: Result<(usize, Head), Reason>) -> Phase {
+        match verdict {
             Ok((left, head)) if head.fields > self.most_fields => Phase::Outgrown { left, head },
             Ok((left, head)) => Phase::Judged { left, framing: head.framing, fields: head.fields },
             Err(reason) => {
@@ -186,7 +197,7 @@ impl HeadGuard {
                 self.ahead = BytesMut::new();
                 Phase::Refused(STAND_IN)
             }
-        })
+        }
     }
 
     /// Bytes of a body of at most `left`, from `ahead` or from the stream.

@@ -39,9 +39,14 @@ pub(super) enum Framing {
 
 /// Where the head in `bytes` ends (behind its empty line), if it is whole.
 pub(super) fn end_of_head(bytes: &[u8], scanned: usize) -> Option<usize> {
-    let from = scanned.saturating_sub(3);
-    let tail = bytes.get(from..)?;
-    tail.windows(4).position(|window| window == b"\r\n\r\n").map(|at| from + at + 4)
+    let mut from = scanned.saturating_sub(3);
+    loop {
+        from += memchr::memchr(b'\r', bytes.get(from..)?)?;
+        if bytes[from..].starts_with(b"\r\n\r\n") {
+            return Some(from + 4);
+        }
+        from += 1;
+    }
 }
 
 /// Whether `bytes`, a head that may still grow, already breaks the rules that
@@ -64,7 +69,7 @@ fn lines(before: Option<u8>, bytes: &[u8], mut begins: impl FnMut(u8)) -> Option
         }
     }
     // Few bytes of a head are control characters.
-    while let Some(at) = rest.iter().position(|byte| matches!(byte, 0 | b'\r' | b'\n')) {
+    while let Some(at) = memchr::memchr3(0, b'\r', b'\n', rest) {
         match rest[at..] {
             [b'\r', b'\n', ..] => {}
             // What comes next may be the LF.
@@ -83,6 +88,41 @@ fn lines(before: Option<u8>, bytes: &[u8], mut begins: impl FnMut(u8)) -> Option
 /// [`Reason::ProtocolError`] for what RFC 9112 forbids or leaves to taste;
 /// [`Reason::LimitHeader`] for too many header fields, or too long a target.
 pub(super) fn read(head: &[u8]) -> Result<Head, Reason> {
+    read_as(head, |target| target.parse().ok(), |_, _, _| ()).map(|(head, ())| head)
+}
+
+/// Reads a whole head as [`read`], and the request of an upgrade. None if it is
+/// another request, or none to the `http` crate: hyper then says why.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_upgrade(head: &Bytes) -> Result<(Head, Option<request::Parts>), Reason> {
+    let uri = |target: &str| Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).ok();
+    read_as(head, uri, |framing, parsed, uri| {
+        if framing != Framing::Upgrade {
+            return None;
+        }
+        let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+        for field in parsed.headers.iter() {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).ok()?;
+            headers.append(name, value);
+        }
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = Method::from_bytes(parsed.method?.as_bytes()).ok()?;
+        parts.uri = uri;
+        parts.version = if parsed.version? == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
+        parts.headers = headers;
+        Some(parts)
+    })
+}
+
+/// Judges a head whose target `uri` reads, and gives what `make` makes of it.
+fn read_as<'h, T>(
+    head: &'h [u8],
+    uri: impl FnOnce(&'h str) -> Option<Uri>,
+    make: impl FnOnce(Framing, &httparse::Request<'_, 'h>, Uri) -> T,
+) -> Result<(Head, T), Reason> {
     let (mut folded, mut begun) = (false, 0_usize);
     let begins = |first| {
         folded |= matches!(first, b' ' | b'\t');
@@ -103,45 +143,22 @@ pub(super) fn read(head: &[u8]) -> Result<Head, Reason> {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Ok(_) | Err(_) => return Err(Reason::ProtocolError),
     }
-    if request.path.is_some_and(|target| target.len() > MOST_TARGET) {
+    let target = request.path.ok_or(Reason::ProtocolError)?;
+    if target.len() > MOST_TARGET {
         return Err(Reason::LimitHeader);
     }
     // What hyper could not read as a target would be answered by hyper itself.
     // It would drop a fragment, which no request has (RFC 9112 §3.2).
-    let unreadable = |target: &str| target.contains('#') || target.parse::<http::Uri>().is_err();
-    if request.path.is_none_or(unreadable) {
-        return Err(Reason::ProtocolError);
-    }
+    let readable = Some(target).filter(|target| !target.contains('#'));
+    let uri = readable.and_then(uri).ok_or(Reason::ProtocolError)?;
     let mut facts = Facts::default();
     for field in request.headers.iter() {
         facts.take(field.name, field.value)?;
     }
     let modern = request.version == Some(1);
-    facts.check_host(
-        modern,
-        request.path.unwrap_or_default(),
-        request.method == Some("CONNECT"),
-    )?;
-    Ok(Head { framing: facts.framing(modern)?, fields })
-}
-
-/// The request of a whole head in which [`read`] has found so many fields, and
-/// nothing wrong. None if it is none to the `http` crate: hyper then says why.
-pub(super) fn request(head: Bytes, fields: usize) -> Option<request::Parts> {
-    let mut space = vec![httparse::EMPTY_HEADER; fields];
-    let mut parsed = httparse::Request::new(&mut space);
-    parsed.parse(&head).ok()?;
-    let mut headers = HeaderMap::with_capacity(fields);
-    for field in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        headers.append(name, HeaderValue::from_maybe_shared(head.slice_ref(field.value)).ok()?);
-    }
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = Method::from_bytes(parsed.method?.as_bytes()).ok()?;
-    parts.uri = Uri::from_maybe_shared(head.slice_ref(parsed.path?.as_bytes())).ok()?;
-    parts.version = if parsed.version? == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
-    parts.headers = headers;
-    Some(parts)
+    facts.check_host(modern, target, request.method == Some("CONNECT"))?;
+    let framing = facts.framing(modern)?;
+    Ok((Head { framing, fields }, make(framing, &request, uri)))
 }
 
 /// What the header fields say about framing and host.

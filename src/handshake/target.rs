@@ -45,7 +45,8 @@ pub fn normalise_path(raw: &str) -> Result<String, Reason> {
     }
     let dotted = path.split('/').any(|segment| segment == "." || segment == "..");
     // Judged on the normalised text, where `%25%32%65` has become `%252e`.
-    let nested = path.match_indices("%25").any(|(at, _)| hides_separator(path.as_bytes(), at + 3));
+    let nested = path.contains('%')
+        && path.match_indices("%25").any(|(at, _)| hides_separator(path.as_bytes(), at + 3));
     if dotted || nested || std::str::from_utf8(&decoded).is_err() { Err(BAD) } else { Ok(path) }
 }
 
@@ -106,7 +107,7 @@ impl Host {
                     && name.len() <= 253
                     && !name.starts_with('.')
                     && !name.ends_with('.')
-                    && !name.contains("..")
+                    && !name.as_bytes().windows(2).any(|pair| pair == b"..")
                     && name
                         .bytes()
                         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));

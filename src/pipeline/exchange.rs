@@ -1,6 +1,7 @@
 //! One request on its way through the gate: what it says after cleaning, and
 //! what expressions may see of it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -194,32 +195,28 @@ impl Exchange {
 
     /// What a reload judges this connection by again, besides its identity. Of the
     /// request, which may be large, only what `rule` looked at is kept whole.
-    pub(super) fn grounds(&self, rule: &Variables) -> Grounds {
-        let sent = self.opening.headers.get_all(ORIGIN);
+    pub(super) fn grounds<'a>(&'a self, rule: &'a Variables) -> Grounds<'a> {
+        let opening = &self.opening;
+        let mut sent = opening.headers.get_all(ORIGIN).into_iter();
+        let first = sent.next();
         // What `any` let pass and nothing else would must not match later either.
-        let odd = sent.iter().count() > 1;
-        let origin = sent.iter().next().map(|one| one.to_str().ok().filter(|_| !odd));
+        let odd = sent.next().is_some();
+        let origin = first.map(|one| one.to_str().ok().filter(|_| !odd).unwrap_or("null"));
+        let subprotocols = match &opening.kind {
+            Kind::Plain => &[][..],
+            Kind::Upgrade(offer) => &offer.subprotocols,
+        };
         Grounds {
-            request: rule.get("request").cloned().unwrap_or_else(|| self.request_in_brief()),
-            message: rule.get("message").cloned(),
-            origin: origin.map(|one| one.unwrap_or("null").to_owned()),
-            host: self.host.name.to_string(),
+            request: rule.get("request").map(Cow::Borrowed),
+            path: opening.path.as_str().into(),
+            query: opening.query.as_deref().map(Cow::Borrowed),
+            subprotocols: subprotocols.into(),
+            message: rule.get("message").map(Cow::Borrowed),
+            origin: origin.map(Cow::Borrowed),
+            host: Cow::Borrowed(&self.host.name),
             port: self.host.port,
             https: self.client.https,
         }
-    }
-
-    /// Of `request` what is not known of every upgrade ([`request_of`]).
-    fn request_in_brief(&self) -> Value {
-        let mut brief = json!({ "path": self.opening.path });
-        if let Some(query) = &self.opening.query {
-            brief["query"] = query.as_str().into();
-        }
-        let subprotocols = self.offered_subprotocols();
-        if !subprotocols.is_empty() {
-            brief["subprotocols"] = json!(subprotocols);
-        }
-        brief
     }
 
     /// The path and query that the upstream sees.
@@ -230,36 +227,60 @@ impl Exchange {
         }
     }
 
-    /// The headers that the upstream gets: the client's, cleaned, and ours.
+    /// The headers that the upstream gets, as [`Exchange::upstream_fields`].
+    ///
+    /// # Errors
+    /// As [`Exchange::upstream_fields`].
+    pub(super) fn upstream_headers(&self, identity: &Identity) -> Result<HeaderMap, Reason> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.upstream_fields(identity)? {
+            headers.append(name, value);
+        }
+        Ok(headers)
+    }
+
+    /// The header fields that the upstream gets: the client's, cleaned, and ours, each
+    /// in the place of all that the client sent under its name.
     ///
     /// # Errors
     /// [`Reason::Forbidden`] if an identity value or the assertion cannot be sent.
-    pub(super) fn upstream_headers(&self, identity: &Identity) -> Result<HeaderMap, Reason> {
-        let mut headers = self.opening.headers.clone();
-        for name in &HANDSHAKE {
-            headers.remove(name);
-        }
+    pub(super) fn upstream_fields(&self, identity: &Identity) -> Result<Fields, Reason> {
+        let ours = self.own_fields(identity)?;
+        let theirs = self.opening.headers.iter().filter(|(name, _)| {
+            !HANDSHAKE.contains(name) && !ours.iter().any(|(own, _)| own == *name)
+        });
+        let mut fields = Vec::with_capacity(self.opening.headers.len() + ours.len());
+        fields.extend(theirs.map(|(name, value)| (name.clone(), value.clone())));
+        fields.extend(ours);
+        Ok(fields)
+    }
+
+    fn own_fields(&self, identity: &Identity) -> Result<Fields, Reason> {
+        let mut ours = Vec::with_capacity(8);
         if !identity.is_anonymous() {
             let plan = &self.plan.identity;
             let variables = self.variables(Some(identity), |name| plan.uses(name));
-            for (name, value) in plan.compute(identity.subject(), &variables)? {
-                headers.insert(name, value);
-            }
+            ours.extend(plan.compute(identity.subject(), &variables)?);
             if let Some(assertion) = &self.plan.assertion {
                 let signed = assertion.sign(identity, &self.plan.name, clock::unix_now())?;
-                headers.insert(assertion.header().clone(), signed);
+                ours.retain(|(name, _)| name != assertion.header());
+                ours.push((assertion.header().clone(), signed));
             }
         }
-        set(&mut headers, FORWARDED_FOR, &self.client.ip.to_string());
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme(self.client.https)));
-        match self.host.port {
-            Some(port) => {
-                set(&mut headers, FORWARDED_HOST, &format!("{}:{port}", self.host.name));
-            }
-            None => set(&mut headers, FORWARDED_HOST, &self.host.name),
-        }
-        set(&mut headers, REQUEST_ID, &self.request_id);
-        Ok(headers)
+        let host = match self.host.port {
+            Some(port) => format!("{}:{port}", self.host.name),
+            None => self.host.name.to_string(),
+        };
+        let texts = [
+            (FORWARDED_FOR, address(self.client.ip)),
+            (FORWARDED_PROTO, scheme(self.client.https).to_owned()),
+            (FORWARDED_HOST, host),
+            (REQUEST_ID, self.request_id.to_string()),
+        ];
+        // All of them are values; what were not would be left out.
+        let sound = |(name, text)| Some((name, HeaderValue::try_from(text).ok()?));
+        ours.extend(texts.into_iter().filter_map(sound));
+        Ok(ours)
     }
 
     /// `reject_message` or `accept_message` as text; none if it gives nothing.
@@ -306,11 +327,8 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
-}
+/// Header fields in the order in which they are sent.
+type Fields = Vec<(HeaderName, HeaderValue)>;
 
 /// A client's request id that may be passed on: short and harmless in a log.
 pub(super) fn sane_request_id(value: &HeaderValue) -> Option<&str> {
@@ -325,22 +343,37 @@ pub(super) fn sane_request_id(value: &HeaderValue) -> Option<&str> {
 /// `request` of a live connection: what was kept of it when it was admitted, and
 /// for the rest what its upgrade must have been. Headers that were not kept are
 /// absent.
-pub(super) fn request_of(grounds: &Grounds, peer: IpAddr) -> Value {
-    let mut request = json!({
+pub(super) fn request_of(grounds: &Grounds<'_>, peer: IpAddr) -> Value {
+    if let Some(whole) = &grounds.request {
+        return Value::clone(whole);
+    }
+    json!({
         "method": Method::GET.as_str(),
         "host": grounds.host,
-        "path": "",
-        "query": "",
+        "path": grounds.path,
+        "query": grounds.query.as_deref().unwrap_or_default(),
         "headers": {},
         "origin": grounds.origin.as_deref().unwrap_or_default(),
         "ip": peer.to_string(),
         "scheme": scheme(grounds.https),
-        "subprotocols": [],
-    });
-    if let (Value::Object(request), Value::Object(kept)) = (&mut request, &grounds.request) {
-        request.extend(kept.clone());
+        "subprotocols": grounds.subprotocols,
+    })
+}
+
+/// `ip` as text. A dotted quad is put together by hand: formatting it would cost as
+/// much as all the other headers of ours.
+fn address(ip: IpAddr) -> String {
+    let IpAddr::V4(ip) = ip else { return ip.to_string() };
+    let mut text = String::with_capacity(15);
+    for octet in ip.octets() {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        let digits = [octet / 100, octet / 10 % 10, octet % 10];
+        let first = if octet > 99 { 0 } else { 2 - usize::from(octet > 9) };
+        text.extend(digits[first..].iter().map(|digit| char::from(b'0' + digit)));
     }
-    request
+    text
 }
 
 fn scheme(https: bool) -> &'static str {
@@ -349,8 +382,25 @@ fn scheme(https: bool) -> &'static str {
 
 /// A fresh request id: 128 random bits in hex.
 pub(super) fn fresh_request_id() -> Arc<str> {
-    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble & 15)]);
-    let bytes = rand::random::<[u8; 16]>();
-    let text: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect();
-    text.into()
+    format!("{:032x}", rand::random::<u128>()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_everybody_writes_them() {
+        for octet in 0..=255 {
+            let ip = IpAddr::from([octet, 0, 255, octet]);
+            assert_eq!(address(ip), ip.to_string());
+        }
+        assert_eq!(address("2001:db8::1".parse().unwrap()), "2001:db8::1");
+    }
+
+    #[test]
+    fn request_ids_are_32_hex_digits() {
+        let id = fresh_request_id();
+        assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    }
 }

@@ -60,7 +60,7 @@ fn judge_entry(gate: &Gate, entry: &Entry, old: Option<&Arc<Plan>>, new: &Plans)
 }
 
 /// Why `plan` would not have admitted the connection of `entry` on `grounds`.
-fn fault(plan: &Plan, grounds: &Grounds, entry: &Entry) -> Option<Reason> {
+fn fault(plan: &Plan, grounds: &Grounds<'_>, entry: &Entry) -> Option<Reason> {
     let own = OwnOrigin { host: &grounds.host, port: grounds.port, https: grounds.https };
     let mut headers = HeaderMap::new();
     if let Some(origin) =
@@ -80,18 +80,17 @@ pub(super) fn may_stand(plan: &Plan, identity: &Identity, entry: &Entry) -> bool
     satisfies(plan, &grounds, identity, entry)
 }
 
-fn satisfies(plan: &Plan, grounds: &Grounds, identity: &Identity, entry: &Entry) -> bool {
+fn satisfies(plan: &Plan, grounds: &Grounds<'_>, identity: &Identity, entry: &Entry) -> bool {
     let variables = Variables::from([
         ("identity", identity.variable()),
         ("request", request_of(grounds, entry.peer)),
-        ("message", grounds.message.clone().unwrap_or_default()),
+        ("message", grounds.message.clone().unwrap_or_default().into_owned()),
     ]);
     !plan.access.deny && plan.access.rule.is_satisfied(&variables)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
 
     use super::*;
     use crate::close::CloseCodes;
@@ -133,12 +132,11 @@ routes: [{{ name: chat, path: /ws, policy: members, upstream: 'ws://127.0.0.1:1'
             claims: r#"{"role":"member"}"#.into(),
         });
         let grounds = Grounds {
-            request: json!({ "path": "/ws" }),
-            message: None,
+            path: "/ws".into(),
             origin: Some("https://app.example".into()),
             host: "app.example".into(),
-            port: None,
             https: true,
+            ..Grounds::default()
         };
         Registry::new(Arc::default()).enter(Arrival {
             request_id: &"r".into(),

@@ -245,7 +245,7 @@ fn asked<'a>(
     let inspected = plan.access.inspects_messages();
     let request = UpgradeRequest {
         target: exchange.target(),
-        headers: exchange.upstream_headers(identity)?,
+        fields: exchange.upstream_fields(identity)?,
         subprotocols: match only {
             Some(chosen) => chosen.iter().cloned().collect(),
             None => offer.subprotocols.clone(),

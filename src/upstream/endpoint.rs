@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
 use super::config::UpstreamConfig;
@@ -150,36 +150,36 @@ impl Endpoint {
     /// # Errors
     /// [`DialError`], by step.
     pub(super) async fn dial(&self) -> Result<Stream, DialError> {
-        let stream = match &self.carrier {
-            Carrier::Unix(path) => {
-                return UnixStream::connect(path)
-                    .await
-                    .map(Stream::Unix)
-                    .map_err(DialError::Connect);
-            }
-            Carrier::Tcp { host, port } => {
-                let first = match (self.speech, &self.tls) {
-                    (Speech::Raw, None) => FirstWord::Unknown,
-                    _ => FirstWord::Ours,
-                };
-                dial_tcp(host, *port, first).await?
-            }
-        };
-        match &self.tls {
-            None => Ok(Stream::Tcp(stream)),
-            Some((client, name)) => {
-                let connector = TlsConnector::from(Arc::clone(&client.config));
-                let stream =
-                    connector.connect(name.clone(), stream).await.map_err(DialError::Tls)?;
-                Ok(Stream::TlsClient(Box::new(stream)))
-            }
-        }
+        self.dial_and_say(&[]).await.map(|(stream, _)| stream)
     }
-}
 
-async fn dial_tcp(host: &str, port: u16, first: FirstWord) -> Result<TcpStream, DialError> {
-    let addresses = dial::resolve(host, port).await.map_err(DialError::Resolve)?;
-    dial::connect(&addresses, first).await.map_err(DialError::Connect)
+    /// The same, and sends of `words` what can be sent at once; how much that was is
+    /// told beside the stream.
+    ///
+    /// # Errors
+    /// As [`Endpoint::dial`].
+    pub(super) async fn dial_and_say(&self, words: &[u8]) -> Result<(Stream, usize), DialError> {
+        let (host, port) = match &self.carrier {
+            Carrier::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(DialError::Connect)?;
+                return Ok((Stream::Unix(stream), 0));
+            }
+            Carrier::Tcp { host, port } => (host, *port),
+        };
+        let addresses = dial::resolve(host, port).await.map_err(DialError::Resolve)?;
+        let Some((client, name)) = &self.tls else {
+            let first =
+                if self.speech == Speech::Raw { FirstWord::Unknown } else { FirstWord::Ours };
+            let dialled = dial::connect_and_say(&addresses, first, words).await;
+            let (stream, said) = dialled.map_err(DialError::Connect)?;
+            return Ok((Stream::Tcp(stream), said));
+        };
+        let stream = dial::connect(&addresses, FirstWord::Ours).await;
+        let stream = stream.map_err(DialError::Connect)?;
+        let connector = TlsConnector::from(Arc::clone(&client.config));
+        let stream = connector.connect(name.clone(), stream).await.map_err(DialError::Tls)?;
+        Ok((Stream::TlsClient(Box::new(stream)), 0))
+    }
 }
 
 fn build_tls(

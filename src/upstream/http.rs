@@ -137,18 +137,15 @@ const HOP_BY_HOP: [HeaderName; 10] = [
 /// a client could name them in `Connection`.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // `Connection: Upgrade` is what nearly every request here says: no name to make of it.
-    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+    let mut gone: Vec<HeaderName> = tokens(headers, &CONNECTION)
         .filter(|token| !token.eq_ignore_ascii_case("upgrade"))
         .filter_map(|token| token.parse().ok())
-        .collect();
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-    for name in named {
         // Host is never hop-by-hop, whoever claims it.
-        if name != http::header::HOST {
-            headers.remove(name);
-        }
+        .filter(|name| name != http::header::HOST)
+        .collect();
+    gone.extend(headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned());
+    for name in gone {
+        headers.remove(name);
     }
 }
 

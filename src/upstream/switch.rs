@@ -4,15 +4,16 @@
 //! already and the answer is read from its first byte ([`Replay`]), and so sees
 //! what it would have seen by itself.
 
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use httparse::ParserConfig;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
-use crate::handshake::write_fields;
 use crate::stream::Stream;
 
 /// The longest request that is sent here: no socket has less room, so that no
@@ -51,29 +52,30 @@ pub(super) struct Replay {
     reader: Option<Waker>,
 }
 
-/// Sends `request`, which has no body, and waits for the answer.
-pub(super) async fn ask<B>(mut stream: Stream, request: &Request<B>) -> Asked {
-    let bytes = encode(request);
-    if bytes.len() > REQUEST_BYTES {
+/// The part of `request` that may be sent as soon as there is a connection.
+pub(super) fn at_once(request: &[u8]) -> &[u8] {
+    if request.len() > REQUEST_BYTES { &[] } else { request }
+}
+
+/// Sends what is left of `request`, which has no body, behind the first `sent` bytes,
+/// and waits for the answer.
+pub(super) async fn ask(mut stream: Stream, request: &[u8], sent: usize) -> Asked {
+    if request.len() > REQUEST_BYTES {
         return Asked::Otherwise(Replay::new(stream, Bytes::new(), 0));
     }
     // An error comes again, to whoever tries again.
-    let written = match stream.write_now(&bytes) {
-        Ok(written) => written,
-        Err(_) => stream.write(&bytes).await.unwrap_or(0),
+    let sent = match sent {
+        0 => stream.write(request).await.unwrap_or(0),
+        sent => sent,
     };
     let mut read = BytesMut::new();
-    if written == bytes.len() && stream.flush().await.is_ok() {
+    if sent == request.len() && stream.flush().await.is_ok() {
         read.reserve(1024);
         while read.len() < ANSWER_BYTES && matches!(stream.read_buf(&mut read).await, Ok(1..)) {
             match switched(&read) {
                 Answer::Partial => {}
-                Answer::Switched(length) => {
-                    let head = read.split_to(length).freeze();
-                    let Some(headers) = headers(&head) else {
-                        read = [&head[..], &read[..]].concat().as_slice().into();
-                        break;
-                    };
+                Answer::Switched { length, headers } => {
+                    read.advance(length);
                     // An empty rest would hold on to the whole.
                     let ahead = if read.is_empty() { Bytes::new() } else { read.freeze() };
                     return Asked::Switched { stream, headers, ahead };
@@ -82,50 +84,40 @@ pub(super) async fn ask<B>(mut stream: Stream, request: &Request<B>) -> Asked {
             }
         }
     }
-    Asked::Otherwise(Replay::new(stream, read.freeze(), written))
-}
-
-/// The request as hyper writes it.
-fn encode<B>(request: &Request<B>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(1024);
-    // Writing to memory cannot fail.
-    let _ = write!(bytes, "{} {} HTTP/1.1\r\n", request.method(), request.uri());
-    write_fields(&mut bytes, request.headers());
-    bytes
+    Asked::Otherwise(Replay::new(stream, read.freeze(), sent))
 }
 
 enum Answer {
     /// The head is not whole.
     Partial,
-    /// A 101, whose head is that long.
-    Switched(usize),
+    /// A 101, whose head is that long, with these headers.
+    Switched { length: usize, headers: HeaderMap },
     /// Anything else.
     Other,
 }
 
 fn switched(bytes: &[u8]) -> Answer {
-    let mut fields = [httparse::EMPTY_HEADER; ANSWER_FIELDS];
-    let mut answer = httparse::Response::new(&mut fields);
-    match answer.parse(bytes) {
+    let mut fields = [const { MaybeUninit::uninit() }; ANSWER_FIELDS];
+    let mut answer = httparse::Response::new(&mut []);
+    let parsed =
+        ParserConfig::default().parse_response_with_uninit_headers(&mut answer, bytes, &mut fields);
+    match parsed {
         Ok(httparse::Status::Partial) => Answer::Partial,
         Ok(httparse::Status::Complete(length))
             if answer.code == Some(101) && answer.version == Some(1) =>
         {
-            Answer::Switched(length)
+            headers(answer.headers)
+                .map_or(Answer::Other, |headers| Answer::Switched { length, headers })
         }
         Ok(httparse::Status::Complete(_)) | Err(_) => Answer::Other,
     }
 }
 
-/// The headers of a whole head.
-fn headers(head: &Bytes) -> Option<HeaderMap> {
-    let mut fields = [httparse::EMPTY_HEADER; ANSWER_FIELDS];
-    let mut answer = httparse::Response::new(&mut fields);
-    answer.parse(head).ok()?;
-    let mut headers = HeaderMap::with_capacity(answer.headers.len());
-    for field in answer.headers.iter() {
+fn headers(fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        headers.append(name, HeaderValue::from_maybe_shared(head.slice_ref(field.value)).ok()?);
+        headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
     }
     Some(headers)
 }
@@ -218,15 +210,10 @@ mod tests {
     const REQUEST: [u8; 39] = *b"GET /ws?a=1 HTTP/1.1\r\nhost: a\r\nx: 1\r\n\r\n";
     const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nX: 1\r\n\r\n";
 
-    fn request() -> Request<()> {
-        let request = Request::get("/ws?a=1").header("host", "a").header("x", "1");
-        request.body(()).unwrap()
-    }
-
     /// What becomes of `answer`, which comes in pieces of `size` bytes.
     async fn asked(answer: &str, size: usize) -> (Asked, UnixStream) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let asked = tokio::spawn(async move { ask(Stream::Unix(ours), &request()).await });
+        let asked = tokio::spawn(async move { ask(Stream::Unix(ours), &REQUEST, 0).await });
         let mut head = [0; REQUEST.len()];
         theirs.read_exact(&mut head).await.unwrap();
         assert_eq!(head, REQUEST);
@@ -271,7 +258,7 @@ mod tests {
                 // what comes behind it is.
                 let early = tokio::time::timeout(Duration::ZERO, replay.read_u8()).await;
                 assert!(early.is_err(), "{answer}");
-                replay.write_all(&encode(&request())).await.unwrap();
+                replay.write_all(&REQUEST).await.unwrap();
                 replay.write_all(b"behind").await.unwrap();
                 let mut all = String::new();
                 replay.read_to_string(&mut all).await.unwrap();
@@ -287,9 +274,9 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_is_long_is_left_to_others_unsent() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let long = "y".repeat(REQUEST_BYTES);
-        let request = Request::get("/").header("x", long).body(()).unwrap();
-        let Asked::Otherwise(mut replay) = ask(Stream::Unix(ours), &request).await else {
+        let request = [b'y'; REQUEST_BYTES + 1];
+        assert!(at_once(&request).is_empty());
+        let Asked::Otherwise(mut replay) = ask(Stream::Unix(ours), &request, 0).await else {
             panic!("sent");
         };
         replay.write_all(b"GET").await.unwrap();

@@ -3,7 +3,8 @@
 
 use futures_util::future::{Either, select};
 use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Empty;
@@ -14,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use super::endpoint::{DialError, Endpoint};
 use super::http::ANSWER_FIELDS;
 use super::switch::{self, Asked, Replay};
-use crate::handshake::{accept_for, fresh_key, tokens};
+use crate::handshake::{accept_for, fresh_key, tokens, write_fields};
 use crate::policy::Permit;
 use crate::stream::Stream;
 
@@ -22,12 +23,12 @@ use crate::stream::Stream;
 pub struct UpgradeRequest {
     /// Path and query, credentials cut.
     pub target: String,
-    /// All headers but those of the handshake itself.
-    pub headers: HeaderMap,
+    /// All header fields but those of the handshake itself.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
     /// The subprotocols that may be offered, credentials cut.
     pub subprotocols: Vec<String>,
     /// `Sec-WebSocket-Extensions`, where extensions may be offered.
-    pub extensions: Option<http::HeaderValue>,
+    pub extensions: Option<HeaderValue>,
 }
 
 /// An upstream that has switched protocols.
@@ -87,19 +88,67 @@ pub(super) async fn upgrade(
     endpoint: &Endpoint,
     wanted: UpgradeRequest,
 ) -> Result<Upgraded, UpgradeError> {
-    let stream = endpoint.dial().await?;
     let key = fresh_key();
     let accept = accept_for(key.as_bytes());
-    let offered = (wanted.subprotocols.clone(), wanted.extensions.clone());
-    let request =
-        request(wanted, key).ok_or(UpgradeError::Invalid("the request cannot be built"))?;
-    let upgraded = match switch::ask(stream, &request).await {
+    let offer = wanted.offer(key).ok_or(UpgradeError::Invalid("the request cannot be built"))?;
+    let bytes = wanted.encode(&offer);
+    let (stream, sent) = endpoint.dial_and_say(switch::at_once(&bytes)).await?;
+    let upgraded = match switch::ask(stream, &bytes, sent).await {
         Asked::Switched { stream, headers, ahead } => Upgraded { stream, ahead, headers },
         // Boxed, as rare as it is: every handshake would have to be as large.
-        Asked::Otherwise(replay) => Box::pin(ask_at_length(replay, request)).await?,
+        Asked::Otherwise(replay) => {
+            let request = wanted.request(&offer);
+            let request = request.ok_or(UpgradeError::Invalid("the request cannot be built"))?;
+            Box::pin(ask_at_length(replay, request)).await?
+        }
     };
-    check(&upgraded.headers, accept.as_bytes(), &offered.0, offered.1.as_ref())?;
+    let extensions = wanted.extensions.as_ref();
+    check(&upgraded.headers, accept.as_bytes(), &wanted.subprotocols, extensions)?;
     Ok(upgraded)
+}
+
+/// The header fields of the handshake itself.
+type Offer = Vec<(HeaderName, HeaderValue)>;
+
+impl UpgradeRequest {
+    /// What is offered under `key`; none if a subprotocol is no header value.
+    fn offer(&self, key: HeaderValue) -> Option<Offer> {
+        let mut offer = Vec::with_capacity(6);
+        offer.extend([
+            (CONNECTION, HeaderValue::from_static("Upgrade")),
+            (UPGRADE, HeaderValue::from_static("websocket")),
+            (SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
+            (SEC_WEBSOCKET_KEY, key),
+        ]);
+        if !self.subprotocols.is_empty() {
+            let list = self.subprotocols.join(", ");
+            offer.push((SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_str(&list).ok()?));
+        }
+        offer.extend(self.extensions.clone().map(|value| (SEC_WEBSOCKET_EXTENSIONS, value)));
+        Some(offer)
+    }
+
+    /// The request as hyper writes it.
+    fn encode(&self, offer: &Offer) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(1024);
+        for part in ["GET ", &self.target, " HTTP/1.1\r\n"] {
+            bytes.extend_from_slice(part.as_bytes());
+        }
+        write_fields(
+            &mut bytes,
+            self.fields.iter().chain(offer).map(|(name, value)| (name, value)),
+        );
+        bytes
+    }
+
+    /// The same for hyper.
+    fn request(&self, offer: &Offer) -> Option<Request<Empty<Bytes>>> {
+        let mut request = Request::get(&self.target).body(Empty::new()).ok()?;
+        for (name, value) in self.fields.iter().chain(offer) {
+            request.headers_mut().append(name.clone(), value.clone());
+        }
+        Some(request)
+    }
 }
 
 /// Has hyper ask, whatever comes.
@@ -142,30 +191,12 @@ async fn ask_at_length(
     Ok(Upgraded { stream, ahead, headers: head.headers })
 }
 
-fn request(wanted: UpgradeRequest, key: http::HeaderValue) -> Option<Request<Empty<Bytes>>> {
-    let mut request = Request::get(wanted.target).body(Empty::new()).ok()?;
-    let headers = request.headers_mut();
-    *headers = wanted.headers;
-    headers.insert(CONNECTION, http::HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, http::HeaderValue::from_static("websocket"));
-    headers.insert("sec-websocket-version", http::HeaderValue::from_static("13"));
-    headers.insert("sec-websocket-key", key);
-    if !wanted.subprotocols.is_empty() {
-        let list = wanted.subprotocols.join(", ");
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, http::HeaderValue::from_str(&list).ok()?);
-    }
-    if let Some(extensions) = wanted.extensions {
-        headers.insert(SEC_WEBSOCKET_EXTENSIONS, extensions);
-    }
-    Some(request)
-}
-
 /// RFC 6455 §4.1, the client's checks on the server's answer.
 fn check(
     headers: &HeaderMap,
     accept: &[u8],
     subprotocols: &[String],
-    extensions: Option<&http::HeaderValue>,
+    extensions: Option<&HeaderValue>,
 ) -> Result<(), UpgradeError> {
     let mut upgrades = tokens(headers, &UPGRADE);
     let upgrade = upgrades.next().is_some_and(|token| token.eq_ignore_ascii_case("websocket"));
@@ -176,7 +207,7 @@ fn check(
         return Err(UpgradeError::Invalid("Connection lacks upgrade"));
     }
     let mut accepts = headers.get_all(SEC_WEBSOCKET_ACCEPT).into_iter();
-    let answered = accepts.next().map(http::HeaderValue::as_bytes);
+    let answered = accepts.next().map(HeaderValue::as_bytes);
     if answered != Some(accept) || accepts.next().is_some() {
         return Err(UpgradeError::Invalid("Sec-WebSocket-Accept is wrong"));
     }
@@ -212,17 +243,16 @@ mod tests {
         for (name, value) in
             [("upgrade", "WebSocket"), ("connection", "Upgrade"), ("sec-websocket-accept", "abc=")]
         {
-            headers.insert(name, http::HeaderValue::from_static(value));
+            headers.insert(name, HeaderValue::from_static(value));
         }
         for (name, value) in extra {
-            headers.insert(*name, http::HeaderValue::from_static(value));
+            headers.insert(*name, HeaderValue::from_static(value));
         }
         headers
     }
 
     fn verdict(extra: &[(&'static str, &'static str)]) -> bool {
-        let extensions =
-            http::HeaderValue::from_static("permessage-deflate; client_max_window_bits");
+        let extensions = HeaderValue::from_static("permessage-deflate; client_max_window_bits");
         check(&answer(extra), b"abc=", &["chat".to_owned()], Some(&extensions)).is_ok()
     }
 

@@ -7,13 +7,13 @@ use std::io;
 use std::task::Poll;
 
 use bytes::{Buf as _, Bytes};
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use super::{HeadGuard, Phase};
-use crate::handshake::head::{self, Framing};
+use crate::handshake::head;
 use crate::stream::Stream;
 
 impl HeadGuard {
@@ -27,17 +27,19 @@ impl HeadGuard {
         if !looked.await {
             return None;
         }
-        let Some(next) = self.judge(0) else {
+        let Some(length) = self.length_of_head(0) else {
             self.phase = Phase::Head { scanned: self.ahead.len() };
             return None;
         };
-        self.phase = next;
-        match self.phase {
-            Phase::Judged { left, framing: Framing::Upgrade, fields } => {
-                head::request(Bytes::copy_from_slice(&self.ahead[..left]), fields)
-            }
-            _ => None,
-        }
+        let mut request = None;
+        let verdict = length.and_then(|length| {
+            let head;
+            (head, request) = head::read_upgrade(&Bytes::copy_from_slice(&self.ahead[..length]))?;
+            Ok((length, head))
+        });
+        self.phase = self.phase_after(verdict);
+        // A head that hyper must be told about is judged, but not taken.
+        request.filter(|_| matches!(self.phase, Phase::Judged { .. }))
     }
 
     /// Answers the upgrade that was taken with a 101 of these `headers`; gives
@@ -64,9 +66,12 @@ impl HeadGuard {
     }
 }
 
-/// Writes `headers` and the empty line that ends a head (RFC 9112 §2.1).
-pub fn write_fields(bytes: &mut Vec<u8>, headers: &HeaderMap) {
-    for (name, value) in headers {
+/// Writes header fields and the empty line that ends a head (RFC 9112 §2.1).
+pub fn write_fields<'f>(
+    bytes: &mut Vec<u8>,
+    fields: impl IntoIterator<Item = (&'f HeaderName, &'f HeaderValue)>,
+) {
+    for (name, value) in fields {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             bytes.extend_from_slice(part);
         }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use crate::close::Reason;
+use crate::json::member;
 
 /// The one way to confirm who presents a token that is understood.
 const THUMBPRINT: &str = "x5t#S256";
@@ -22,7 +23,7 @@ impl Binding {
     /// [`Reason::InvalidCredential`] for a binding that is malformed, or to anything
     /// else, whose proof would not be looked at.
     pub(super) fn read(claims: &Map<String, Value>) -> Result<Option<Binding>, Reason> {
-        let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
+        let Some(confirmation) = member(claims, "cnf") else { return Ok(None) };
         let members = confirmation.as_object().filter(|members| members.len() == 1);
         members
             .and_then(|members| members.get(THUMBPRINT)?.as_str())

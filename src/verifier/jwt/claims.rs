@@ -7,6 +7,7 @@ use super::super::timestamp::{LAST, whole};
 use super::token;
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
+use crate::json::member;
 
 /// What is demanded of every token.
 pub(super) struct Rules {
@@ -66,7 +67,7 @@ impl Rules {
     ) -> Result<Times, Reason> {
         let sound = self.has_required(claims)
             && self.issuer_is_ours(claims)
-            && self.audience.is_met(claims.get("aud"))
+            && self.audience.is_met(member(claims, "aud"))
             && !is_for_another_use(claims);
         if !sound {
             return Err(Reason::InvalidCredential);
@@ -90,12 +91,12 @@ impl Rules {
     }
 
     fn has_required(&self, claims: &Map<String, Value>) -> bool {
-        self.required.iter().all(|name| claims.get(&**name).is_some_and(|claim| !claim.is_null()))
+        self.required.iter().all(|name| member(claims, name).is_some_and(|claim| !claim.is_null()))
     }
 
     /// Exactly, as a case-sensitive string: a slash more is another issuer.
     fn issuer_is_ours(&self, claims: &Map<String, Value>) -> bool {
-        match (&self.issuer, claims.get("iss")) {
+        match (&self.issuer, member(claims, "iss")) {
             (Some(ours), Some(Value::String(issuer))) => **ours == **issuer,
             (None, None | Some(Value::String(_))) => true,
             (Some(_), _) | (None, Some(_)) => false,
@@ -147,14 +148,13 @@ pub(super) const LOGOUT: &str = "http://schemas.openid.net/event/backchannel-log
 /// token need not say so in its header, and would else be a login.
 pub(in crate::verifier) fn is_for_another_use(claims: &Map<String, Value>) -> bool {
     let says_refresh = |name: &str| {
-        claims
-            .get(name)
+        member(claims, name)
             .and_then(Value::as_str)
             .is_some_and(|value| value.eq_ignore_ascii_case("refresh"))
     };
     says_refresh("token_use")
-        || claims.get("events").is_some_and(|events| events.get(LOGOUT).is_some())
-        || claims.get("typ").and_then(Value::as_str).is_some_and(token::is_foreign)
+        || member(claims, "events").is_some_and(|events| events.get(LOGOUT).is_some())
+        || member(claims, "typ").and_then(Value::as_str).is_some_and(token::is_foreign)
 }
 
 /// A `NumericDate`, which may have a fraction (RFC 7519 §2).
@@ -167,7 +167,7 @@ struct Instant {
 /// The claim `name` as an instant; anything but a number that is not negative
 /// is wrong.
 fn instant(claims: &Map<String, Value>, name: &str) -> Result<Option<Instant>, Reason> {
-    let Some(claim) = claims.get(name) else { return Ok(None) };
+    let Some(claim) = member(claims, name) else { return Ok(None) };
     let (floor, ceiling) = match (claim.as_u64(), claim.as_f64()) {
         (Some(seconds), _) => {
             let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);

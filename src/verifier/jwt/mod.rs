@@ -40,6 +40,7 @@ use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::expression::{Expression, Variables};
 use crate::identity::{Identity, Method, Proof};
+use crate::json::member;
 use crate::telemetry::Telemetry;
 
 /// Verifies the tokens of one issuer.
@@ -173,7 +174,7 @@ impl Jwt {
         let times = self.rules.judge(&claims, now)?;
         let binding = Binding::read(&claims)?;
         let (subject, claims) = self.subject(claims)?;
-        let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
+        let text = |name: &str| member(&claims, name).and_then(Value::as_str).map(str::to_owned);
         let identity = Identity::proven(Proof {
             subject,
             method: Method::Jwt,
