@@ -91,15 +91,19 @@ pub(super) fn read(head: &[u8]) -> Result<Head, Reason> {
     read_as(head, |target| target.parse().ok(), |_, _, _| ()).map(|(head, ())| head)
 }
 
-/// Reads a whole head as [`read`], and the request of an upgrade. None if it is
-/// another request, or none to the `http` crate: hyper then says why.
+/// Reads a whole head as [`read`], and the request of an upgrade with at most that
+/// many fields. None if it is another request, or none to the `http` crate: hyper
+/// then says why.
 ///
 /// # Errors
 /// As [`read`].
-pub(super) fn read_upgrade(head: &Bytes) -> Result<(Head, Option<request::Parts>), Reason> {
+pub(super) fn read_upgrade(
+    head: &Bytes,
+    most_fields: usize,
+) -> Result<(Head, Option<request::Parts>), Reason> {
     let uri = |target: &str| Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).ok();
     read_as(head, uri, |framing, parsed, uri| {
-        if framing != Framing::Upgrade {
+        if framing != Framing::Upgrade || parsed.headers.len() > most_fields {
             return None;
         }
         let mut headers = HeaderMap::with_capacity(parsed.headers.len());

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use http::uri::PathAndQuery;
 use rustls::pki_types::ServerName;
 use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
@@ -230,6 +231,10 @@ fn split(url: &str) -> Result<Parts<'_>, &'static str> {
                 Some(at) => (&rest[..at], Some(&rest[at..])),
                 None => (rest, None),
             };
+            // It is written as it stands into the head of a request.
+            if path.is_some_and(|path| path.parse::<PathAndQuery>().is_err()) {
+                return Err("the path has a character that a URL must escape, as %3C for <");
+            }
             // `ws://h/` says no more than `ws://h`.
             Ok(Parts { scheme, carrier, path: path.filter(|path| *path != "/") })
         }
@@ -284,6 +289,8 @@ mod tests {
             "ftp://h",
             "ws://u:p@h",
             "ws://h?x",
+            "ws://h/a<b",
+            "ws://h/a\r\nx: 1",
             "ws+unix:x",
         ] {
             assert!(split(bad).is_err(), "{bad}");

@@ -33,13 +33,13 @@ impl HeadGuard {
         };
         let mut request = None;
         let verdict = length.and_then(|length| {
+            let bytes = Bytes::copy_from_slice(&self.ahead[..length]);
             let head;
-            (head, request) = head::read_upgrade(&Bytes::copy_from_slice(&self.ahead[..length]))?;
+            (head, request) = head::read_upgrade(&bytes, self.most_fields)?;
             Ok((length, head))
         });
         self.phase = self.phase_after(verdict);
-        // A head that hyper must be told about is judged, but not taken.
-        request.filter(|_| matches!(self.phase, Phase::Judged { .. }))
+        request
     }
 
     /// Answers the upgrade that was taken with a 101 of these `headers`; gives
