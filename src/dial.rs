@@ -147,6 +147,36 @@ mod tests {
         }
     }
 
+    /// A queue that is full drops the first packet, which is sent again after a second.
+    #[tokio::test]
+    async fn a_connection_that_takes_a_while_is_waited_for_before_words_are_said() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(1).unwrap();
+        let listener = TcpListener::from_std(socket.into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut before = Vec::new();
+        for _ in 0..2 {
+            before.push(connect(&[address], FirstWord::Unknown).await.unwrap());
+        }
+        let dialling =
+            tokio::spawn(
+                async move { connect_and_say(&[address], FirstWord::Ours, b"hello").await },
+            );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!dialling.is_finished(), "the queue was not full");
+        for _ in 0..2 {
+            listener.accept().await.unwrap();
+        }
+        let (mut stream, said) = dialling.await.unwrap().unwrap();
+        assert_eq!(said, 0);
+        stream.write_all(b"hello").await.unwrap();
+        drop(stream);
+        let mut heard = String::new();
+        listener.accept().await.unwrap().0.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "hello");
+    }
+
     #[tokio::test]
     async fn an_address_is_not_looked_up() {
         assert_eq!(resolve("::1", 7).await.unwrap(), ["[::1]:7".parse().unwrap()]);
