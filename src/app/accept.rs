@@ -50,7 +50,8 @@ pub(super) async fn serve(
                 let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
                 let serving =
                     Serving { gate: Arc::clone(&gate), slots, acceptor, closing: closing.clone() };
-                tokio::spawn(serving.run(accepted));
+                // Boxed: the runtime moves a task's future as often as it is polled to its end.
+                tokio::spawn(Box::pin(serving.run(accepted)));
             }
             Err(reason) => {
                 let peer = accepted.peer.map(|peer| peer.ip());

@@ -11,18 +11,16 @@ mod convert;
 mod function;
 mod plan;
 mod tree;
+mod variables;
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::Value;
 
 use self::check::Checked;
 use self::plan::Plan;
+pub use self::variables::Variables;
 use crate::problem::suggestion;
-
-/// The variables that an expression sees, by name.
-pub type Variables = BTreeMap<&'static str, Value>;
 
 /// The longest source, in bytes.
 const MAX_SOURCE: usize = 4096;

@@ -9,15 +9,19 @@ pub fn accept_for(key: &[u8]) -> HeaderValue {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY);
     context.update(key);
     context.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    let text = STANDARD.encode(context.finish());
-    // base64 is always a valid field value.
-    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    base64(context.finish().as_ref())
 }
 
 /// A fresh `Sec-WebSocket-Key`: 16 random bytes.
 pub fn fresh_key() -> HeaderValue {
-    let text = STANDARD.encode(rand::random::<[u8; 16]>());
-    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    base64(&rand::random::<[u8; 16]>())
+}
+
+/// Up to 20 bytes in base64, which is always a valid field value.
+fn base64(bytes: &[u8]) -> HeaderValue {
+    let mut text = [0; 28];
+    let length = STANDARD.encode_slice(bytes, &mut text).unwrap_or(0);
+    HeaderValue::from_bytes(&text[..length]).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 #[cfg(test)]

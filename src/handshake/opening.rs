@@ -84,13 +84,13 @@ pub fn readable_target(uri: &Uri) -> Option<String> {
 
 impl Kind {
     fn read(method: &Method, version: Version, headers: &HeaderMap) -> Result<Kind, Reason> {
-        let asks = tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case("websocket"));
+        let asks = tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case(b"websocket"));
         if !asks && !headers.contains_key(SEC_WEBSOCKET_KEY) {
             return Ok(Kind::Plain);
         }
         let only = sole(headers, &UPGRADE).ok_or(Reason::ProtocolError)?;
         let sound = only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket")
-            && tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
+            && tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"))
             && *method == Method::GET
             && version == Version::HTTP_11;
         if !sound {
@@ -105,8 +105,8 @@ impl Kind {
             None => return Err(Reason::UnsupportedVersion),
         }
         let key = sole(headers, &SEC_WEBSOCKET_KEY).ok_or(Reason::ProtocolError)?;
-        let sixteen = STANDARD.decode(key.as_bytes()).is_ok_and(|nonce| nonce.len() == 16);
-        if !sixteen {
+        // No more fits: the text of sixteen bytes may stand for eighteen.
+        if STANDARD.decode_slice(key.as_bytes(), &mut [0; 18]) != Ok(16) {
             return Err(Reason::ProtocolError);
         }
         let mut subprotocols = Vec::new();
@@ -128,13 +128,12 @@ impl Kind {
 }
 
 /// The entries of a comma-separated list header, empty ones left out.
-pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
         .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .map(str::trim)
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
         .filter(|token| !token.is_empty())
 }
 

@@ -222,7 +222,7 @@ impl Exchange {
     /// The path and query that the upstream sees.
     pub(super) fn target(&self) -> String {
         match &self.opening.query {
-            Some(query) => format!("{}?{query}", self.upstream_path),
+            Some(query) => [&*self.upstream_path, "?", query].concat(),
             None => self.upstream_path.clone(),
         }
     }
@@ -268,7 +268,7 @@ impl Exchange {
             }
         }
         let host = match self.host.port {
-            Some(port) => format!("{}:{port}", self.host.name),
+            Some(port) => [&*self.host.name, ":", &port.to_string()].concat(),
             None => self.host.name.to_string(),
         };
         let texts = [
@@ -286,11 +286,10 @@ impl Exchange {
     /// `reject_message` or `accept_message` as text; none if it gives nothing.
     pub(super) fn message(
         &self,
-        expression: Option<&Expression>,
+        expression: &Expression,
         extra: Variables,
         identity: Option<&Identity>,
     ) -> Option<String> {
-        let expression = expression?;
         let mut variables = self.variables(identity, |name| expression.uses(name));
         variables.extend(extra);
         told(expression, &variables)
@@ -299,8 +298,9 @@ impl Exchange {
     /// `reject_message` for `reason`.
     pub(super) fn reject_message(&self, reason: Reason) -> Option<String> {
         let access = &self.plan.access;
+        let expression = access.reject_message.as_ref()?;
         let told = json!({ "code": reason.close_code(&access.codes), "text": reason.text() });
-        self.message(access.reject_message.as_ref(), Variables::from([("reason", told)]), None)
+        self.message(expression, Variables::from([("reason", told)]), None)
     }
 }
 
@@ -382,7 +382,15 @@ fn scheme(https: bool) -> &'static str {
 
 /// A fresh request id: 128 random bits in hex.
 pub(super) fn fresh_request_id() -> Arc<str> {
-    format!("{:032x}", rand::random::<u128>()).into()
+    let mut text = String::with_capacity(32);
+    for byte in rand::random::<[u8; 16]>() {
+        text.extend([byte >> 4, byte & 15].map(hex_digit));
+    }
+    text.into()
+}
+
+fn hex_digit(nibble: u8) -> char {
+    char::from(b"0123456789abcdef"[usize::from(nibble & 15)])
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ use crate::upstream::{Previewed, Silence, Upgraded};
 /// A client that has been upgraded and has yet to say who it is.
 pub(super) struct Login {
     /// The request.
-    pub(super) exchange: Exchange,
+    pub(super) exchange: Box<Exchange>,
     /// What is told of it.
     pub(super) record: Record,
     /// Its part in the count of its address.

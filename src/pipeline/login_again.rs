@@ -169,7 +169,7 @@ impl Judge {
     fn require(&self, identity: &Arc<Identity>, message: &Value) -> Result<(), Reason> {
         let (mut variables, now) = (self.variables.clone(), self.plan_now());
         // What a reload asks of the request may not have been kept.
-        let is_known = !now.access.rule.uses("request") || variables.contains_key("request");
+        let is_known = !now.access.rule.uses("request") || variables.get("request").is_some();
         let rule = if is_known { &now.access.rule } else { &self.plan.access.rule };
         if rule.uses("identity") {
             variables.insert("identity", identity.variable());

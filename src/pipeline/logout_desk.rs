@@ -33,7 +33,7 @@ pub(super) struct LogoutDesk<'a> {
     /// The issuer's connection.
     pub(super) link: &'a Link,
     /// The request.
-    pub(super) exchange: Exchange,
+    pub(super) exchange: Box<Exchange>,
     /// What is told of it.
     pub(super) record: Record,
     /// Its part in the count of its address.

@@ -128,7 +128,8 @@ pub async fn serve(
     if !is_upgrade && plan.raw.is_some() {
         return refuse(record, Reason::UpgradeRequired);
     }
-    let mut exchange = Exchange {
+    // Boxed: it is handed on from step to step.
+    let mut exchange = Box::new(Exchange {
         gate,
         plans,
         plan,
@@ -140,7 +141,7 @@ pub async fn serve(
         echo: None,
         ends: link.ends,
         certificate: link.certificate.clone(),
-    };
+    });
     if !exchange.origin_allowed() {
         return refuse(record, Reason::OriginDenied);
     }

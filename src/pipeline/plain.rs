@@ -34,7 +34,7 @@ pub(super) struct Plain<'a> {
     /// The client's connection.
     pub link: &'a Link,
     /// The request.
-    pub exchange: Exchange,
+    pub exchange: Box<Exchange>,
     /// What is told of it.
     pub record: Record,
     /// Its part in the count of its address.

@@ -37,7 +37,7 @@ impl Session {
     /// Keeps of `exchange` what the connection needs, and logs that it is open.
     /// `tap` sees what the client sends.
     pub(super) fn new(
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         mut record: Record,
         place: Place,
         ip_slot: Option<IpSlot>,

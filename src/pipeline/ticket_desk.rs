@@ -43,7 +43,7 @@ pub(super) struct TicketDesk<'a> {
     /// The client's connection.
     pub(super) link: &'a Link,
     /// The request; its Origin is allowed.
-    pub(super) exchange: Exchange,
+    pub(super) exchange: Box<Exchange>,
     /// What is told of it.
     pub(super) record: Record,
     /// Its part in the count of its address.

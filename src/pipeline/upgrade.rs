@@ -11,7 +11,6 @@ use http::header::{
 };
 use http::{Response, StatusCode};
 use http_body_util::{Either, Full};
-use serde_json::json;
 use tokio::time::error::Elapsed;
 
 use super::IpSlot;
@@ -45,7 +44,7 @@ pub(super) struct Upgrade<'a> {
     /// The client's connection.
     pub(super) link: &'a Link,
     /// The request.
-    pub(super) exchange: Exchange,
+    pub(super) exchange: Box<Exchange>,
     /// What is told of it.
     pub(super) record: Record,
     /// Its part in the count of its address.
@@ -296,11 +295,8 @@ fn greeting(
     identity: &Identity,
     message: Option<&serde_json::Value>,
 ) -> Bytes {
-    let extra = match message {
-        Some(message) => Variables::from([("message", message.clone())]),
-        None => Variables::from([("message", json!(null))]),
-    };
-    let expression = exchange.plan.access.accept_message.as_ref();
+    let Some(expression) = &exchange.plan.access.accept_message else { return Bytes::new() };
+    let extra = Variables::from([("message", message.cloned().unwrap_or_default())]);
     exchange
         .message(expression, extra, Some(identity))
         .map(|text| text_frame(&text))

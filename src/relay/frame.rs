@@ -110,10 +110,10 @@ impl Opcode {
 
 impl Extensions {
     /// What the entries of the `Sec-WebSocket-Extensions` of a 101 agree on.
-    pub fn agreed<'a>(entries: impl Iterator<Item = &'a str>) -> Extensions {
+    pub fn agreed<'a>(entries: impl Iterator<Item = &'a [u8]>) -> Extensions {
         entries.fold(Extensions::None, |agreed, entry| {
-            let name = entry.split(';').next().unwrap_or_default().trim();
-            if agreed != Extensions::Other && name.eq_ignore_ascii_case("permessage-deflate") {
+            let name = entry.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+            if agreed != Extensions::Other && name.eq_ignore_ascii_case(b"permessage-deflate") {
                 Extensions::Deflate
             } else {
                 Extensions::Other
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn only_permessage_deflate_is_known_by_its_bits() {
-        let agreed = |value: &'static str| Extensions::agreed(value.split(',').map(str::trim));
+        let agreed = |value: &str| Extensions::agreed(value.split(',').map(str::as_bytes));
         assert_eq!(Extensions::agreed(std::iter::empty()), Extensions::None);
         assert_eq!(agreed("Permessage-Deflate ; client_max_window_bits=9"), Extensions::Deflate);
         assert_eq!(agreed("permessage-deflate, permessage-bzip2"), Extensions::Other);

@@ -138,8 +138,8 @@ const HOP_BY_HOP: [HeaderName; 10] = [
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // `Connection: Upgrade` is what nearly every request here says: no name to make of it.
     let mut gone: Vec<HeaderName> = tokens(headers, &CONNECTION)
-        .filter(|token| !token.eq_ignore_ascii_case("upgrade"))
-        .filter_map(|token| token.parse().ok())
+        .filter(|token| !token.eq_ignore_ascii_case(b"upgrade"))
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         // Host is never hop-by-hop, whoever claims it.
         .filter(|name| name != http::header::HOST)
         .collect();

@@ -199,11 +199,11 @@ fn check(
     extensions: Option<&HeaderValue>,
 ) -> Result<(), UpgradeError> {
     let mut upgrades = tokens(headers, &UPGRADE);
-    let upgrade = upgrades.next().is_some_and(|token| token.eq_ignore_ascii_case("websocket"));
+    let upgrade = upgrades.next().is_some_and(|token| token.eq_ignore_ascii_case(b"websocket"));
     if !upgrade || upgrades.next().is_some() {
         return Err(UpgradeError::Invalid("Upgrade is not websocket"));
     }
-    if !tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+    if !tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade")) {
         return Err(UpgradeError::Invalid("Connection lacks upgrade"));
     }
     let mut accepts = headers.get_all(SEC_WEBSOCKET_ACCEPT).into_iter();
@@ -219,8 +219,8 @@ fn check(
             return Err(UpgradeError::Invalid("a subprotocol that was not offered"));
         }
     }
-    let offered = extensions.and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let offered = offered.split(',').map(extension_name);
+    let offered = extensions.map(HeaderValue::as_bytes).unwrap_or_default();
+    let offered = offered.split(|byte| *byte == b',').map(extension_name);
     for extension in tokens(headers, &SEC_WEBSOCKET_EXTENSIONS).map(extension_name) {
         if !offered.clone().any(|one| one.eq_ignore_ascii_case(extension)) {
             return Err(UpgradeError::Invalid("an extension that was not offered"));
@@ -230,8 +230,8 @@ fn check(
 }
 
 /// `permessage-deflate; server_no_context_takeover` → `permessage-deflate`.
-fn extension_name(entry: &str) -> &str {
-    entry.split(';').next().unwrap_or_default().trim()
+fn extension_name(entry: &[u8]) -> &[u8] {
+    entry.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
 #[cfg(test)]

@@ -112,14 +112,14 @@ mod tests {
     }
 
     fn command(variables: &Variables) -> Value {
-        let name = variables["identity"]["subject"].as_str().unwrap_or_default();
+        let name = variables.get("identity").unwrap()["subject"].as_str().unwrap_or_default();
         Value::from(format!("USER {name}\r\n"))
     }
 
     #[test]
     fn control_characters_of_the_expression_may_stand() {
         assert_eq!(rewrite(json!({ "subject": "ann" }), command), Ok("USER ann\r\n".into()));
-        assert_eq!(rewrite(json!({}), |v| v["message"].clone()), Ok("a\nb".into()));
+        assert_eq!(rewrite(json!({}), |v| v.get("message").unwrap().clone()), Ok("a\nb".into()));
         let elsewhere = json!({ "subject": "ann", "claims": { "bio": "x\ny" } });
         assert_eq!(rewrite(elsewhere, command), Ok("USER ann\r\n".into()));
     }
@@ -128,7 +128,7 @@ mod tests {
     fn control_characters_of_the_identity_are_forbidden_in_text() {
         let evil = json!({ "subject": "ann\r\nQUIT" });
         assert_eq!(rewrite(evil.clone(), command), Err(Reason::Forbidden));
-        let as_json = rewrite(evil, |variables| variables["identity"].clone());
+        let as_json = rewrite(evil, |variables| variables.get("identity").unwrap().clone());
         assert_eq!(as_json, Ok(r#"{"subject":"ann\r\nQUIT"}"#.into()));
     }
 
