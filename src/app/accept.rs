@@ -128,12 +128,13 @@ impl Serving {
         let (mut guard, fault) = HeadGuard::new(stream, guard_limits);
         let link = Arc::new(Link::new(peer, ends, tls, certificate, fault, slots));
         // Most upgrades are answered without hyper.
-        let answered = match guard.waiting_upgrade().await {
-            // Boxed, as all that is large: a task is moved when it is spawned.
-            Some(head) => {
+        let answered = match within(header_timeout, guard.first_upgrade()).await {
+            Some(Some(head)) => {
+                // Boxed, as all that is large.
                 Some(Box::pin(answer(Arc::clone(&gate), Arc::clone(&link), head, None)).await)
             }
-            None => None,
+            Some(None) => None,
+            None => return say_unasked(&gate, peer, &guard, true),
         };
         let ended = match answered {
             Some(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -225,16 +226,22 @@ impl Http<'_> {
                 continue;
             }
             let timed_out = served.as_ref().is_err_and(hyper::Error::is_timeout);
-            if guard.has_part_of_a_head() {
-                let record = Record::open(&gate.telemetry, &"-".into(), link.peer);
-                if timed_out {
-                    record.unanswered(Reason::Stalled);
-                }
-            } else if !asked.load(Ordering::Relaxed) {
-                say_silent(&gate, link.peer, "a connection without a request");
+            if guard.has_part_of_a_head() || !asked.load(Ordering::Relaxed) {
+                say_unasked(&gate, link.peer, &guard, timed_out);
             }
             return served.ok().map(|()| guard.into_parts());
         }
+    }
+}
+
+/// The connection ends without a request, or without the rest of one.
+fn say_unasked(gate: &Gate, peer: Option<IpAddr>, guard: &HeadGuard, timed_out: bool) {
+    if !guard.has_part_of_a_head() {
+        return say_silent(gate, peer, "a connection without a request");
+    }
+    let record = Record::open(&gate.telemetry, &"-".into(), peer);
+    if timed_out {
+        record.unanswered(Reason::Stalled);
     }
 }
 

@@ -3,10 +3,8 @@
 
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
-
-use arc_swap::ArcSwap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::lifetime::{LiveLimits, Verdict};
 use super::registry::Arrival;
@@ -44,9 +42,8 @@ pub struct Entry {
     pub control: Control,
     /// [`Grounds`](super::Grounds), which a reload judges it by again; none for plain HTTP.
     pub grounds: Option<Box<str>>,
-    /// The login that it stands on.
-    identity: ArcSwap<Identity>,
-    /// When that ends it, grace included: [`LiveLimits::ends`].
+    terms: Mutex<Terms>,
+    /// When they end it, grace included: [`LiveLimits::ends`]. Written under their lock.
     ends: AtomicI64,
     opened_tick: u32,
     state: AtomicU8,
@@ -54,8 +51,15 @@ pub struct Entry {
     told_of: AtomicBool,
     /// It is among those of its subject.
     counted: AtomicBool,
-    limits: ArcSwap<LiveLimits>,
     metrics: Arc<RouteMetrics>,
+}
+
+/// What a connection stands on, and may come to stand on another of.
+struct Terms {
+    /// The login.
+    identity: Arc<Identity>,
+    /// The limits of its route.
+    limits: Arc<LiveLimits>,
 }
 
 /// A live connection as its relay sees it.
@@ -81,13 +85,15 @@ impl Entry {
             codes: arrival.codes,
             control: Control::new(tick),
             grounds: arrival.grounds,
-            identity: ArcSwap::new(Arc::clone(arrival.identity)),
+            terms: Mutex::new(Terms {
+                identity: Arc::clone(arrival.identity),
+                limits: Arc::clone(arrival.limits),
+            }),
             ends: AtomicI64::new(arrival.limits.ends(arrival.identity.deadline())),
             opened_tick: tick,
             state: AtomicU8::new(State::Deciding as u8),
             told_of: AtomicBool::new(false),
             counted: AtomicBool::new(false),
-            limits: ArcSwap::new(Arc::clone(arrival.limits)),
             metrics: Arc::clone(arrival.metrics),
         }
     }
@@ -105,7 +111,7 @@ impl Entry {
 
     /// The login that it stands on now.
     pub fn identity(&self) -> Arc<Identity> {
-        self.identity.load_full()
+        Arc::clone(&self.terms().identity)
     }
 
     /// Where it is in its life.
@@ -141,40 +147,39 @@ impl Entry {
     /// ends. False if that is too late: the connection is closing, or stands on
     /// another login by now. Whoever renews asks for revocations again afterwards.
     pub fn renew(&self, old: &Arc<Identity>, new: &Arc<Identity>) -> bool {
-        let before = self.identity.compare_and_swap(old, Arc::clone(new));
-        if !Arc::ptr_eq(&before, old) {
-            return false;
+        {
+            let mut terms = self.terms();
+            if !Arc::ptr_eq(&terms.identity, old) {
+                return false;
+            }
+            terms.identity = Arc::clone(new);
+            self.reckon(&terms);
         }
-        self.reckon();
         self.pass(Event::Renew)
     }
 
     /// Has the login end now, whatever it said itself; `now` in milliseconds since
     /// the Unix epoch. A grace that runs already runs on.
     pub fn end_login(&self, now: i64) {
-        let limits = self.limits.load();
-        if !limits.ignore_expiry {
-            self.ends.fetch_min(now.saturating_add(limits.grace_millis), Ordering::Relaxed);
+        let terms = self.terms();
+        if !terms.limits.ignore_expiry {
+            self.ends.fetch_min(now.saturating_add(terms.limits.grace_millis), Ordering::Relaxed);
         }
     }
 
     /// Whether it ends when `login` says, and has not been told to end sooner.
     pub fn ends_with(&self, login: &Identity) -> bool {
-        self.ends.load(Ordering::Relaxed) == self.limits.load().ends(login.deadline())
+        self.ends.load(Ordering::Relaxed) == self.terms().limits.ends(login.deadline())
     }
 
-    /// Reckons anew when the login ends the connection.
-    fn reckon(&self) {
-        loop {
-            let (identity, limits) = (self.identity(), self.limits.load_full());
-            self.ends.store(limits.ends(identity.deadline()), Ordering::Relaxed);
-            // If either has changed meanwhile, the one who did may have been faster.
-            if Arc::ptr_eq(&identity, &self.identity.load())
-                && Arc::ptr_eq(&limits, &self.limits.load())
-            {
-                return;
-            }
-        }
+    fn terms(&self) -> MutexGuard<'_, Terms> {
+        // They are whole at any time, whoever panicked.
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reckons anew when `terms` end the connection.
+    fn reckon(&self, terms: &Terms) {
+        self.ends.store(terms.limits.ends(terms.identity.deadline()), Ordering::Relaxed);
     }
 
     /// What was relayed so far.
@@ -199,7 +204,7 @@ impl Entry {
 
     /// The limits that it is under now.
     pub fn limits(&self) -> Arc<LiveLimits> {
-        self.limits.load_full()
+        Arc::clone(&self.terms().limits)
     }
 
     /// Has [`Registry::departed`](super::Registry::departed) tell when it has left.
@@ -226,8 +231,9 @@ impl Entry {
 
     /// Puts the connection under other limits: a reload changed those of its route.
     pub fn limit(&self, limits: &Arc<LiveLimits>) {
-        self.limits.store(Arc::clone(limits));
-        self.reckon();
+        let mut terms = self.terms();
+        terms.limits = Arc::clone(limits);
+        self.reckon(&terms);
     }
 
     /// Asks it to close if its time is over: it may have been renewed since that was
@@ -245,7 +251,7 @@ impl Entry {
         if now_millis >= ends {
             return Some(Reason::Expired);
         }
-        let limits = self.limits.load();
+        let limits = self.limits();
         let expired = limits.grace_millis != 0
             && now_millis >= ends.saturating_sub(limits.grace_millis)
             && self.pass(Event::Expire);

@@ -60,7 +60,7 @@ pub fn harmless_text(
 /// The variables without control characters in identity and request, unless
 /// there were none.
 fn harmless(variables: &Variables) -> Option<Variables> {
-    let is_harmful = |name: &&str| variables.get(*name).is_some_and(has_control);
+    let is_harmful = |name: &&str| variables.get(name).is_some_and(has_control);
     if !FOREIGN.iter().any(is_harmful) {
         return None;
     }

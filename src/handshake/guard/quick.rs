@@ -1,10 +1,10 @@
-//! The usual upgrade, answered without hyper, which costs a good part less: the
-//! head is there whole when the stream is first looked at, and a 101 is all that
-//! is said. Until it is answered the head stays in the guard, so that any other
-//! answer can be left to hyper.
+//! The usual upgrade, answered without hyper, which costs a good part less: it is
+//! what a connection begins with, and a 101 is all that is said. Until it is
+//! answered the head stays in the guard, so that any other answer can be left to
+//! hyper.
 
 use std::io;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -13,24 +13,17 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use super::{HeadGuard, Phase};
+use crate::close::Reason;
 use crate::handshake::head;
 use crate::stream::Stream;
 
 impl HeadGuard {
-    /// The head of an upgrade, if it is here already: nothing is waited for.
-    pub async fn waiting_upgrade(&mut self) -> Option<request::Parts> {
-        let looked = std::future::poll_fn(|context| {
-            // The end of the stream, or an error, comes again to whoever reads on.
-            let read = self.poll_fill(context);
-            Poll::Ready(matches!(read, Poll::Ready(Ok(false))))
-        });
-        if !looked.await {
-            return None;
-        }
-        let Some(length) = self.length_of_head(0) else {
-            self.phase = Phase::Head { scanned: self.ahead.len() };
-            return None;
-        };
+    /// Waits for the first head, and gives that of an upgrade. Whatever else comes,
+    /// the end of the stream too, is left to hyper.
+    ///
+    /// Cancel safe: what has come of the head is in the guard.
+    pub async fn first_upgrade(&mut self) -> Option<request::Parts> {
+        let length = std::future::poll_fn(|context| self.poll_head(context)).await?;
         let mut request = None;
         let verdict = length.and_then(|length| {
             let bytes = Bytes::copy_from_slice(&self.ahead[..length]);
@@ -40,6 +33,19 @@ impl HeadGuard {
         });
         self.phase = self.phase_after(verdict);
         request
+    }
+
+    /// How long the head is, once it is here or is known to be none.
+    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<usize, Reason>>> {
+        loop {
+            // The end of the stream, or an error, comes again to whoever reads on.
+            let Ok(false) = ready!(self.poll_fill(context)) else { return Poll::Ready(None) };
+            let Phase::Head { scanned } = self.phase else { return Poll::Ready(None) };
+            if let Some(length) = self.length_of_head(scanned) {
+                return Poll::Ready(Some(length));
+            }
+            self.phase = Phase::Head { scanned: self.ahead.len() };
+        }
     }
 
     /// Answers the upgrade that was taken with a 101 of these `headers`; gives
@@ -101,9 +107,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_upgrade_that_is_here_is_taken_and_answered_with_what_comes_behind_kept() {
+    async fn an_upgrade_is_taken_and_answered_with_what_comes_behind_kept() {
         let (mut guard, mut theirs) = guarded(&format!("{HEAD}behind")).await;
-        let head = guard.waiting_upgrade().await.unwrap();
+        let head = guard.first_upgrade().await.unwrap();
         assert_eq!((head.method.as_str(), head.uri.to_string()), ("GET", "/ws?a=b".to_owned()));
         assert_eq!(head.headers.get_all("x").iter().collect::<Vec<_>>(), ["1", "2"]);
         let mut headers = HeaderMap::new();
@@ -119,24 +125,23 @@ mod tests {
     #[tokio::test]
     async fn a_head_that_was_taken_is_still_there_for_hyper() {
         let (mut guard, _theirs) = guarded(HEAD).await;
-        assert!(guard.waiting_upgrade().await.is_some());
+        assert!(guard.first_upgrade().await.is_some());
         let mut all = vec![0; HEAD.len()];
         guard.read_exact(&mut all).await.unwrap();
         assert_eq!(all, HEAD.as_bytes());
     }
 
     #[tokio::test]
-    async fn whatever_else_is_there_is_left_to_hyper() {
+    async fn whatever_else_comes_is_left_to_hyper() {
         let many: String = (0..=FEW_FIELDS).map(|n| format!("x{n}:\r\n")).collect();
         let others = [
             "GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
-            HEAD[..HEAD.len() - 1].to_owned(),
             HEAD.replace("Host", "Host: b\r\nHost"),
             HEAD.replace("X: 1", &many),
         ];
         for sent in others {
             let (mut guard, theirs) = guarded(&sent).await;
-            assert!(guard.waiting_upgrade().await.is_none(), "{sent}");
+            assert!(guard.first_upgrade().await.is_none(), "{sent}");
             drop(theirs);
             let mut read = Vec::new();
             // A refused head never ends: its stand-in asks for an answer.
@@ -144,9 +149,21 @@ mod tests {
             let refused = reading.await.is_err();
             assert_eq!(refused, read == STAND_IN, "{sent}");
         }
-        let (mut guard, _theirs) = guarded("G").await;
-        assert!(guard.waiting_upgrade().await.is_none());
-        let again = timeout(Duration::ZERO, guard.waiting_upgrade()).await;
-        assert!(again.is_ok_and(|head| head.is_none()), "it waited");
+        let (mut guard, theirs) = guarded(&HEAD[..HEAD.len() - 1]).await;
+        drop(theirs);
+        assert!(guard.first_upgrade().await.is_none());
+        assert!(guard.has_part_of_a_head());
+    }
+
+    #[tokio::test]
+    async fn a_head_that_comes_in_pieces_is_waited_for() {
+        let (mut guard, mut theirs) = guarded("\r\n").await;
+        for piece in HEAD.as_bytes().chunks(3) {
+            let waiting = timeout(Duration::from_millis(1), guard.first_upgrade());
+            assert!(waiting.await.is_err(), "it did not wait");
+            theirs.write_all(piece).await.unwrap();
+        }
+        let head = guard.first_upgrade().await.unwrap();
+        assert_eq!(head.uri.to_string(), "/ws?a=b");
     }
 }
