@@ -21,11 +21,13 @@ pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
         threads => threads,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let mut runtime = match threads {
+        // One needs no queue that others could take from.
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime =
+        runtime.worker_threads(threads).enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(serve(loaded))
 }
 

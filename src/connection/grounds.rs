@@ -41,7 +41,8 @@ impl Grounds<'_> {
     /// As an entry keeps it.
     pub fn kept(&self) -> Box<str> {
         // Text keys and plain values: it cannot fail; nothing kept refuses later.
-        serde_json::to_string(self).unwrap_or_default().into()
+        // Copied, which takes less than to have the text give back what it has too much.
+        serde_json::to_string(self).unwrap_or_default().as_str().into()
     }
 
     /// What was kept; without anything, a rule that asks fails, which refuses.

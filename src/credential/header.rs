@@ -62,14 +62,14 @@ impl HeaderSource {
             Scheme::Bearer => b"bearer",
             Scheme::Basic => b"basic",
         };
-        let end = value.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(value.len());
+        let end = memchr::memchr2(b' ', b'\t', value).unwrap_or(value.len());
         let (written, rest) = value.split_at(end);
         (value.is_empty() || written.eq_ignore_ascii_case(scheme)).then(|| rest.trim_ascii_start())
     }
 }
 
 fn bearer_token(rest: &[u8]) -> Option<Vec<u8>> {
-    (!rest.iter().any(|byte| matches!(byte, b' ' | b'\t'))).then(|| rest.to_vec())
+    memchr::memchr2(b' ', b'\t', rest).is_none().then(|| rest.to_vec())
 }
 
 fn user_and_password(rest: &[u8]) -> Option<Vec<u8>> {

@@ -115,7 +115,11 @@ fn short(typ: &str) -> &str {
 
 /// base64url without padding and with zero trailing bits, of a JSON object.
 fn object(encoded: &[u8]) -> Option<(Map<String, Value>, String)> {
-    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()?;
+    // As long as it is: the text is kept.
+    let mut text = vec![0; encoded.len() * 3 / 4];
+    let length = URL_SAFE_NO_PAD.decode_slice(encoded, &mut text).ok()?;
+    text.truncate(length);
+    let text = String::from_utf8(text).ok()?;
     match json::parse(text.as_bytes()) {
         Ok(Value::Object(members)) => Some((members, text)),
         Ok(_) | Err(_) => None,
