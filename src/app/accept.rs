@@ -25,7 +25,7 @@ use crate::admin::Admin;
 use crate::close::Reason;
 use crate::handshake::{Answer, GuardLimits, HeadGuard};
 use crate::listener::{Accepted, Listener};
-use crate::pipeline::{Body, Gate, Link, Slots, raw_refusal, serve as answer};
+use crate::pipeline::{Body, Gate, Link, Slots, Stage, raw_refusal, serve as answer};
 use crate::stream::Stream;
 use crate::telemetry::{LogLevel, Record};
 
@@ -50,8 +50,7 @@ pub(super) async fn serve(
                 let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
                 let serving =
                     Serving { gate: Arc::clone(&gate), slots, acceptor, closing: closing.clone() };
-                // Boxed: the runtime moves a task's future as often as it is polled to its end.
-                tokio::spawn(Box::pin(serving.run(accepted)));
+                tokio::spawn(Stage::new(serving.run(accepted)));
             }
             Err(reason) => {
                 let peer = accepted.peer.map(|peer| peer.ip());
@@ -84,7 +83,8 @@ struct Serving {
 }
 
 impl Serving {
-    async fn run(self, accepted: Accepted) {
+    /// From the first byte to the answer of an upgrade, or to the end of the connection.
+    async fn run(self, accepted: Accepted) -> Option<Stage> {
         let Serving { gate, slots, acceptor, closing } = self;
         let mut accepted = accepted;
         let plans = gate.plans.load();
@@ -99,7 +99,8 @@ impl Serving {
             match within(header_timeout, reading).await {
                 Some(Ok(told)) => ends = told.or(ends),
                 Some(Err(_)) | None => {
-                    return say_silent(&gate, peer, "a trusted proxy without a PROXY header");
+                    say_silent(&gate, peer, "a trusted proxy without a PROXY header");
+                    return None;
                 }
             }
             peer = accepted.peer.map(|peer| peer.ip());
@@ -112,7 +113,8 @@ impl Serving {
                     // A peer that does not speak TLS can be told nothing.
                     failed => {
                         say_stale(&gate, peer, failed.and_then(Result::err).as_ref());
-                        return say_silent(&gate, peer, "a connection without a TLS handshake");
+                        say_silent(&gate, peer, "a connection without a TLS handshake");
+                        return None;
                     }
                 };
                 let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
@@ -134,7 +136,10 @@ impl Serving {
                 Some(Box::pin(answer(Arc::clone(&gate), Arc::clone(&link), head, None)).await)
             }
             Some(None) => None,
-            None => return say_unasked(&gate, peer, &guard, true),
+            None => {
+                say_unasked(&gate, peer, &guard, true);
+                return None;
+            }
         };
         let ended = match answered {
             Some(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -145,13 +150,13 @@ impl Serving {
                 Box::pin(serving.serve(guard, first, closing)).await
             }
         };
-        let Some((stream, ahead)) = ended else { return };
-        match link.take_after() {
-            // In a task of its own: this one is as large as a handshake.
-            Some(after) => after.start(stream, ahead),
+        let (stream, ahead) = ended?;
+        let Some(after) = link.take_after() else {
             // Boxed, as the TLS handshake: few connections end in this way.
-            None => Box::pin(linger(stream)).await,
-        }
+            Box::pin(linger(stream)).await;
+            return None;
+        };
+        Some(after.stage(stream, ahead))
     }
 }
 

@@ -20,7 +20,9 @@ pub fn normalise_path(raw: &str) -> Result<String, Reason> {
     }
     let bytes = raw.as_bytes();
     let mut path = String::with_capacity(raw.len());
-    let mut decoded = Vec::with_capacity(raw.len());
+    // What it says once decoded; without escapes it is ASCII.
+    let escapes = raw.contains('%');
+    let mut decoded = Vec::with_capacity(if escapes { raw.len() } else { 0 });
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         match byte {
@@ -40,7 +42,9 @@ pub fn normalise_path(raw: &str) -> Result<String, Reason> {
             0x21..=0x7e => path.push(char::from(byte)),
             _ => return Err(BAD),
         }
-        decoded.push(byte);
+        if escapes {
+            decoded.push(byte);
+        }
         at += 1;
     }
     let dotted = path.split('/').any(|segment| segment == "." || segment == "..");

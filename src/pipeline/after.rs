@@ -1,5 +1,8 @@
 //! What becomes of a client's stream once its 101 is written.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
 
 use super::gate::Answering;
@@ -9,6 +12,29 @@ use super::slots::{Open, Unauthenticated};
 use crate::relay::frame::Opcode;
 use crate::relay::{CLOSING, Endpoint};
 use crate::stream::Stream;
+
+/// A connection's life from one of its stages on: what comes of a stage is the next.
+/// It is one task, which is never larger than the stage that it is in: a relay may last
+/// for days.
+pub struct Stage(Pin<Box<dyn Future<Output = Option<Stage>> + Send>>);
+
+impl Stage {
+    /// The stage that `future` is.
+    pub fn new(future: impl Future<Output = Option<Stage>> + Send + 'static) -> Stage {
+        Stage(Box::pin(future))
+    }
+}
+
+impl Future for Stage {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        while let Some(next) = ready!(self.0.as_mut().poll(context)) {
+            *self = next;
+        }
+        Poll::Ready(())
+    }
+}
 
 /// The rest of an upgraded connection's life.
 pub struct After {
@@ -35,25 +61,23 @@ impl After {
         After { task, slots: (None, None), answering: None }
     }
 
-    /// Has it done, to the end of the connection, by a task that is no larger
-    /// than what is to be done: a relay may last for days.
-    pub fn start(self, client: Stream, client_ahead: Bytes) {
+    /// Has it done, to the end of the connection.
+    pub fn stage(self, client: Stream, client_ahead: Bytes) -> Stage {
         let (open, unauthenticated) = self.slots;
         let answering = self.answering;
         match self.task {
             Task::Relay { session, upstream, ahead } => {
-                drop(unauthenticated);
-                session.start(client, client_ahead, upstream, ahead, open);
+                drop((unauthenticated, answering));
+                session.stage(client, client_ahead, upstream, ahead, open)
             }
             Task::Login(login) => {
-                tokio::spawn(login.run(client, client_ahead, open, unauthenticated, answering));
+                Stage::new(login.run(client, client_ahead, open, unauthenticated, answering))
             }
-            Task::Refuse { message, code, text } => {
-                tokio::spawn(async move {
-                    refuse(Endpoint::new(client, client_ahead), message, code, text).await;
-                    drop((open, unauthenticated, answering));
-                });
-            }
+            Task::Refuse { message, code, text } => Stage::new(async move {
+                refuse(Endpoint::new(client, client_ahead), message, code, text).await;
+                drop((open, unauthenticated, answering));
+                None
+            }),
         }
     }
 }

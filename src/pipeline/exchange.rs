@@ -271,9 +271,9 @@ impl Exchange {
             Some(port) => [&*self.host.name, ":", &port.to_string()].concat(),
             None => self.host.name.to_string(),
         };
+        ours.push((FORWARDED_PROTO, HeaderValue::from_static(scheme(self.client.https))));
         let texts = [
             (FORWARDED_FOR, address(self.client.ip)),
-            (FORWARDED_PROTO, scheme(self.client.https).to_owned()),
             (FORWARDED_HOST, host),
             (REQUEST_ID, self.request_id.to_string()),
         ];

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::IpSlot;
 use super::admission::{self, Admitted, admit};
-use super::after::refuse;
+use super::after::{Stage, refuse};
 use super::exchange::Exchange;
 use super::gate::Answering;
 use super::login_again::LoginTap;
@@ -104,7 +104,7 @@ impl Login {
         open: Option<Open>,
         unauthenticated: Option<Unauthenticated>,
         answering: Option<Answering>,
-    ) {
+    ) -> Option<Stage> {
         let mut client = Endpoint::new(client, ahead);
         let gate = Arc::clone(&self.exchange.gate);
         let timeout = self.exchange.plan.auth_timeout();
@@ -117,7 +117,10 @@ impl Login {
         };
         let logged_in = match entered {
             Ok(logged_in) => logged_in,
-            Err(ending) => return self.end(client, previewed, ending).await,
+            Err(ending) => {
+                self.end(client, previewed, ending).await;
+                return None;
+            }
         };
         drop(unauthenticated);
         let LoggedIn { identity, admitted, message, forwarded, follower } = logged_in;
@@ -128,11 +131,15 @@ impl Login {
         };
         let mut upstream = match reached {
             Ok(upstream) => upstream,
-            Err(failure) => return self.end(client, None, failure.into()).await,
+            Err(failure) => {
+                self.end(client, None, failure.into()).await;
+                return None;
+            }
         };
         for forwarded in self.progress.held().into_iter().chain(forwarded) {
             if !is_timely(timeout, send_up(&mut upstream, &forwarded)).await {
-                return self.end(client, None, Reason::UpstreamUnavailable.into()).await;
+                self.end(client, None, Reason::UpstreamUnavailable.into()).await;
+                return None;
             }
         }
         let settings = relay_settings(&self.exchange, &identity, Some(&message), &upstream.headers);
@@ -142,7 +149,7 @@ impl Login {
         let session = Session::new(exchange, record, admitted.place, ip_slot, settings, tap);
         let (client, ahead) = client.into_parts();
         drop((answering, gate));
-        session.start(client, ahead, upstream.stream, upstream.ahead, open);
+        Some(session.stage(client, ahead, upstream.stream, upstream.ahead, open))
     }
 
     async fn enter(

@@ -31,7 +31,7 @@ use http::header::ORIGIN;
 use http::{Response, request};
 use hyper::body::Incoming;
 
-pub use self::after::After;
+pub use self::after::Stage;
 pub use self::build::{Built, Unusable, build};
 use self::exchange::{Exchange, fresh_request_id, sane_request_id};
 pub use self::explain::{Question, Report, Verdict, explain};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::IpSlot;
+use super::after::Stage;
 use super::exchange::Exchange;
 use super::gate::Gate;
 use super::plan::Plan;
@@ -51,16 +52,16 @@ impl Session {
         Box::new(Session { gate, settings, tap, rest: Rest { plan, record, place, ip_slot } })
     }
 
-    /// Spawns the relay of both sides, which lasts until both are done. `open`
-    /// is held as long.
-    pub(super) fn start(
+    /// The relay of both sides, which lasts until both are done. `open` is held as
+    /// long.
+    pub(super) fn stage(
         self: Box<Self>,
         client: Stream,
         client_ahead: Bytes,
         upstream: Stream,
         upstream_ahead: Bytes,
         open: Option<Open>,
-    ) {
+    ) -> Stage {
         let Session { gate, settings, tap, rest } = *self;
         let mut relay = relay(
             client,
@@ -74,11 +75,12 @@ impl Session {
         );
         drop(gate);
         // By reference: a future that is moved into an await is there twice.
-        tokio::spawn(async move {
+        Stage::new(async move {
             let ended = (&mut relay).await;
             rest.end(ended);
             drop(open);
-        });
+            None
+        })
     }
 }
 

@@ -71,11 +71,19 @@ impl Outcome {
     }
 }
 
+/// The labels of the standard close codes, from 1000 on (RFC 6455 §7.4.1).
+const STANDARD: [&str; 16] = [
+    "1000", "1001", "1002", "1003", "1004", "1005", "1006", "1007", "1008", "1009", "1010", "1011",
+    "1012", "1013", "1014", "1015",
+];
+
 /// The label of a close code: the number if it is a standard one or one that
 /// this configuration sends (`own`), else its range.
 pub fn code_label(code: u16, own: &[u16]) -> Cow<'static, str> {
+    if let Some(label) = code.checked_sub(1000).and_then(|at| STANDARD.get(usize::from(at))) {
+        return (*label).into();
+    }
     match code {
-        1000..=1015 => code.to_string().into(),
         _ if own.contains(&code) => code.to_string().into(),
         3000..=3999 => "3xxx".into(),
         4000..=4999 => "4xxx".into(),
@@ -102,6 +110,9 @@ mod tests {
 
     #[test]
     fn labels_are_few() {
+        for code in 1000..=1015 {
+            assert_eq!(code_label(code, &[]), code.to_string());
+        }
         let labels = [999, 1000, 1015, 1016, 2999, 3000, 4001, 4500, 5000, u16::MAX]
             .map(|code| code_label(code, &[4001]));
         let expected =

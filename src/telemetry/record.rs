@@ -73,7 +73,7 @@ struct Opening {
     url: Option<String>,
     origin: Option<String>,
     credential: Option<&'static str>,
-    verifier: Option<Box<str>>,
+    verifier: Option<Arc<str>>,
     upstream: Option<Box<str>>,
     cause: Option<&'static str>,
 }
@@ -144,9 +144,9 @@ impl Record {
     }
 
     /// The verifier that decided.
-    pub fn verifier(&mut self, name: &str) {
+    pub fn verifier(&mut self, name: &Arc<str>) {
         if let Stage::Opening(opening) = &mut self.stage {
-            opening.verifier = Some(name.into());
+            opening.verifier = Some(Arc::clone(name));
         }
     }
 
@@ -405,7 +405,7 @@ mod tests {
         record.request(&redactor, "GET", || "/ws?token=CANARY42".to_owned(), Some("https://app"));
         record.route(&telemetry.metrics.route("chat").unwrap());
         record.credential("query");
-        record.verifier("app");
+        record.verifier(&"app".into());
         record
     }
 
