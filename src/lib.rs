@@ -27,6 +27,7 @@ pub mod dial;
 pub mod expression;
 pub mod fetch;
 pub mod handshake;
+pub mod hex;
 pub mod identity;
 pub mod json;
 pub mod listener;

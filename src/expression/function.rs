@@ -13,11 +13,13 @@ use cel::common::types::{
 };
 use cel::common::value::{CowVal, StaticVal, Val};
 use cel::{DeclarationError, Env, ExecutionError};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use regex::Regex;
 
 use super::CompileError;
 use super::convert::{Budget, from_cel};
 use super::plan::MAX_RESULT;
+use crate::hex::hex;
 
 /// The name, behind an `@`, under which a run finds its fuel.
 pub(super) const FUEL: &str = "fuel";
@@ -260,21 +262,11 @@ fn url_encode<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
     if data.len() > MAX_RESULT {
         return refuse("url_encode");
     }
-    let mut encoded = String::with_capacity(data.len());
-    for byte in data {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(*byte));
-            }
-            escaped => {
-                encoded.push('%');
-                encoded.push(digit(escaped >> 4).to_ascii_uppercase());
-                encoded.push(digit(escaped & 15).to_ascii_uppercase());
-            }
-        }
-    }
-    string(encoded)
+    string(percent_encode(data, ESCAPED).to_string())
 }
+
+/// All but what is unreserved (RFC 3986 §2.3).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 fn json<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
     let [value] = arguments.as_slice() else { return refuse("json") };
@@ -344,12 +336,4 @@ fn no_value(name: &str) -> ExecutionError {
 
 fn refuse<'b, 'v>(name: &str) -> Outcome<'b, 'v> {
     Err(no_value(name))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
-}
-
-fn digit(nibble: u8) -> char {
-    char::from_digit(u32::from(nibble), 16).unwrap_or('0')
 }

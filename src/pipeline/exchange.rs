@@ -20,6 +20,7 @@ use crate::connection::Grounds;
 use crate::credential::{Finding, Offered, Place};
 use crate::expression::{Expression, Variables};
 use crate::handshake::{Client, Host, Kind, Opening};
+use crate::hex::hex;
 use crate::identity::Identity;
 use crate::policy::{OwnOrigin, Preview};
 use crate::proxy_protocol::Ends;
@@ -382,15 +383,7 @@ fn scheme(https: bool) -> &'static str {
 
 /// A fresh request id: 128 random bits in hex.
 pub(super) fn fresh_request_id() -> Arc<str> {
-    let mut text = String::with_capacity(32);
-    for byte in rand::random::<[u8; 16]>() {
-        text.extend([byte >> 4, byte & 15].map(hex_digit));
-    }
-    text.into()
-}
-
-fn hex_digit(nibble: u8) -> char {
-    char::from(b"0123456789abcdef"[usize::from(nibble & 15)])
+    hex(&rand::random::<[u8; 16]>()).into()
 }
 
 #[cfg(test)]

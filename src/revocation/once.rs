@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
+use crate::hex::hex;
+
 /// How many are remembered at most: about 20 MB. Whoever sends more has a signing key.
 const MOST: usize = 400_000;
 
@@ -35,7 +37,7 @@ impl Once {
 
     /// The hash in hex.
     pub(super) fn hex(&self) -> String {
-        self.digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.digest)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
+use crate::hex::hex;
 use crate::identity::Identity;
 
 /// What of an identity a revocation names.
@@ -168,8 +169,8 @@ impl Target {
 impl fmt::Display for Target {
     /// `subject.any.00112233445566778899aabbccddeeff`
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}.{}.", self.kind.label(), self.reach.label())?;
-        self.digest.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        let (kind, reach) = (self.kind.label(), self.reach.label());
+        write!(formatter, "{kind}.{reach}.{}", hex(&self.digest))
     }
 }
 

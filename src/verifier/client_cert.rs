@@ -12,6 +12,7 @@ use super::{Credential, Occasion, Verification, Verifier, VerifyError};
 use crate::clock::UnixSeconds;
 use crate::close::Reason;
 use crate::credential::CertificateField;
+use crate::hex::hex;
 use crate::identity::{Identity, Method, Proof};
 
 /// What stands for a verifier where a policy takes certificates.
@@ -86,10 +87,6 @@ impl Verifier for ClientCertificate {
     ) -> Verification<'a> {
         Box::pin(async move { self.judge(credential.value, now) })
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

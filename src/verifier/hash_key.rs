@@ -1,11 +1,10 @@
 //! Entries for a file of API keys: what `sockgate hash-key` prints.
 
-use std::fmt::Write as _;
-
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::hex::hex;
 use crate::secret::Secret;
 
 /// The system gives no random bytes.
@@ -25,12 +24,7 @@ pub fn generate() -> Result<Secret, NoRandomness> {
 
 /// The line for a key file that admits `key`, without the newline at its end.
 pub fn hash_entry(key: &[u8]) -> String {
-    let mut entry = "- { sha256: ".to_owned();
-    for byte in digest(&SHA256, key).as_ref() {
-        // Writing to a String cannot fail.
-        let _ = write!(entry, "{byte:02x}");
-    }
-    entry + ", subject: CHANGE-ME }"
+    format!("- {{ sha256: {}, subject: CHANGE-ME }}", hex(digest(&SHA256, key).as_ref()))
 }
 
 #[cfg(test)]

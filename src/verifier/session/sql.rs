@@ -1,7 +1,6 @@
 //! What SQLite and PostgreSQL share: the columns of a row as JSON.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
@@ -9,6 +8,7 @@ use super::super::{Unavailable, VerifyError};
 use super::signed::django::Django;
 use super::store::Record;
 use crate::close::Reason;
+use crate::hex::hex;
 
 /// The column that Django signs.
 const SESSION_DATA: &str = "session_data";
@@ -36,14 +36,6 @@ pub(super) fn value(cell: Cell<'_>) -> Result<Value, VerifyError> {
             Value::from(text)
         }
         Cell::Bytes(bytes) => Value::String(hex(bytes)),
-    })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
     })
 }
 

@@ -18,6 +18,7 @@ use zeroize::Zeroize as _;
 use super::super::original::WrittenOriginal;
 use super::Redeemed;
 use crate::clock::UnixSeconds;
+use crate::hex::hex;
 use crate::identity::{Identity, Method, Proof};
 
 /// What every ticket begins with.
@@ -132,10 +133,6 @@ impl Holder {
     pub(super) fn text(&self) -> String {
         hex(&self.0)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A ticket's worth as it is sealed: everything that the identity is made of, and
