@@ -1,7 +1,6 @@
 //! Where an upstream is and how to reach it: a URL read once, dialled many times.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,12 +37,7 @@ enum Speech {
 
 #[derive(PartialEq, Eq)]
 enum Carrier {
-    Tcp {
-        host: Box<str>,
-        port: u16,
-        /// Where that is, if the host is an address already.
-        known: Option<SocketAddr>,
-    },
+    Tcp { host: Box<str>, port: u16 },
     Unix(PathBuf),
 }
 
@@ -107,8 +101,7 @@ impl Endpoint {
             if port == 0 {
                 return Err(url("needs a port: tcp://HOST:PORT or tls://HOST:PORT".to_owned()));
             }
-            let known = host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
-            Carrier::Tcp { host: host.into(), port, known }
+            Carrier::Tcp { host: host.into(), port }
         };
         let tls = match (&carrier, secure) {
             (Carrier::Tcp { host, .. }, true) => Some(build_tls(config, host, base, speech)?),
@@ -167,29 +160,22 @@ impl Endpoint {
     /// # Errors
     /// As [`Endpoint::dial`].
     pub(super) async fn dial_and_say(&self, words: &[u8]) -> Result<(Stream, usize), DialError> {
-        let (host, port, known) = match &self.carrier {
+        let (host, port) = match &self.carrier {
             Carrier::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(DialError::Connect)?;
                 return Ok((Stream::Unix(stream), 0));
             }
-            Carrier::Tcp { host, port, known } => (host, *port, known),
+            Carrier::Tcp { host, port } => (host, *port),
         };
-        let resolved;
-        let addresses = match known {
-            Some(address) => std::slice::from_ref(address),
-            None => {
-                resolved = dial::resolve(host, port).await.map_err(DialError::Resolve)?;
-                &resolved[..]
-            }
-        };
+        let addresses = dial::resolve(host, port).await.map_err(DialError::Resolve)?;
         let Some((client, name)) = &self.tls else {
             let first =
                 if self.speech == Speech::Raw { FirstWord::Unknown } else { FirstWord::Ours };
-            let dialled = dial::connect_and_say(addresses, first, words).await;
+            let dialled = dial::connect_and_say(&addresses, first, words).await;
             let (stream, said) = dialled.map_err(DialError::Connect)?;
             return Ok((Stream::Tcp(stream), said));
         };
-        let stream = dial::connect(addresses, FirstWord::Ours).await;
+        let stream = dial::connect(&addresses, FirstWord::Ours).await;
         let stream = stream.map_err(DialError::Connect)?;
         let connector = TlsConnector::from(Arc::clone(&client.config));
         let stream = connector.connect(name.clone(), stream).await.map_err(DialError::Tls)?;
