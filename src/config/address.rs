@@ -149,8 +149,11 @@ fn host(written: &str) -> Option<String> {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
-    // `127.1` is an address to some resolvers and a name to others.
-    let number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    // `127.1` and `0x7f000001` are addresses to some resolvers and names to others.
+    let number = |label: &str| match label.strip_prefix("0x") {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => label.bytes().all(|byte| byte.is_ascii_digit()),
+    };
     let last = name.rsplit('.').next().unwrap_or_default();
     (name.len() <= 253 && name.split('.').all(legal) && !number(last)).then_some(name)
 }
@@ -230,6 +233,10 @@ mod tests {
             "ws://host/#hunter2",
             "ws://host hunter2",
             "ws://127.1:80",
+            "ws://2130706433",
+            "ws://0x7f000001",
+            "ws://0X7F.0.0.0x1.:80",
+            "ws://127.0.0.0x",
             "ws://[hunter2]",
             "ws://::1:80",
             "ws+unix:hunter2",
