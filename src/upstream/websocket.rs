@@ -220,7 +220,9 @@ fn check(
         }
     }
     let offered = extensions.map(HeaderValue::as_bytes).unwrap_or_default();
+    // One without a name was not offered, nor is it in a list that is empty.
     let offered = offered.split(|byte| *byte == b',').map(extension_name);
+    let offered = offered.filter(|name| !name.is_empty());
     for extension in tokens(headers, &SEC_WEBSOCKET_EXTENSIONS).map(extension_name) {
         if !offered.clone().any(|one| one.eq_ignore_ascii_case(extension)) {
             return Err(UpgradeError::Invalid("an extension that was not offered"));
@@ -265,6 +267,9 @@ mod tests {
         ]));
         assert!(!verdict(&[("sec-websocket-protocol", "other")]));
         assert!(!verdict(&[("sec-websocket-extensions", "x-webkit-deflate-frame")]));
+        assert!(!verdict(&[("sec-websocket-extensions", "; server_no_context_takeover")]));
+        let nameless = answer(&[("sec-websocket-extensions", ";x")]);
+        assert!(check(&nameless, b"abc=", &[], None).is_err());
         assert!(!verdict(&[("sec-websocket-accept", "wrong")]));
         assert!(!verdict(&[("upgrade", "h2c")]));
         assert!(!verdict(&[("connection", "keep-alive")]));

@@ -162,6 +162,15 @@ const REFUSALS: &[Refusal] = &[
         text: "Bad gateway",
         challenge: None,
     },
+    Refusal {
+        reason: "upstream_unavailable",
+        path: "nameless-extension",
+        dress: |r| r.cookie(&member()),
+        status: 502,
+        code: 1013,
+        text: "Bad gateway",
+        challenge: None,
+    },
 ];
 
 #[test]
