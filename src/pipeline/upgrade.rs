@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
-    SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use http::{Response, StatusCode};
 use http_body_util::{Either, Full};
@@ -92,6 +92,8 @@ impl Upgrade<'_> {
         let settings = relay_settings(&self.exchange, identity, None, &headers);
         strip_hop_by_hop(&mut headers);
         headers.remove(SEC_WEBSOCKET_ACCEPT);
+        // A 101 has none (RFC 9110 §8.6), whatever the upstream says.
+        headers.remove(CONTENT_LENGTH);
         // A browser that offered nothing but a marker and its token fails without an
         // answer; a raw upstream has none.
         if (self.exchange.offered_subprotocols().is_empty() || self.exchange.plan.raw.is_some())

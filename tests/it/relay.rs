@@ -108,6 +108,17 @@ fn what_the_upstream_says_with_its_101_arrives() {
     socket.echoes("hello");
 }
 
+/// A 101 has none (RFC 9110 §8.6): a client might wait for that many bytes.
+#[test]
+fn a_content_length_of_the_upstreams_101_stops_at_the_gate() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&members(&upstream.ws()));
+    let mut socket = open(&gate, "/ws/length");
+    assert_eq!(socket.head.header("content-length"), None);
+    assert_eq!(socket.head.header("x-kept"), Some("yes"));
+    socket.echoes("hello");
+}
+
 #[test]
 fn subprotocols_are_negotiated_end_to_end() {
     let upstream = Upstream::start();

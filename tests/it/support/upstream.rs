@@ -6,8 +6,9 @@
 //! that code; `drop` ends the stream after the 101; `drop-in-frame` ends it
 //! inside a frame; `deaf` upgrades and never reads; `silent` never answers;
 //! `answer-403` refuses with that status; `fields-N` answers with N header fields
-//! more; `wrong-accept`, `no-accept`, `unoffered-protocol`, `unoffered-extension`
-//! answer an unsound 101; `greet` sends a message in the segment of the 101;
+//! more; `wrong-accept`, `no-accept`, `unoffered-protocol`, `unoffered-extension`,
+//! `nameless-extension` answer an unsound 101; `length` one with a Content-Length,
+//! which it must not have; `greet` sends a message in the segment of the 101;
 //! `push-N` sends a binary message of N bytes; `hex-…` sends those bytes; `slow-N`
 //! sends the message of N bytes one byte at a time; `ping` starts with a ping;
 //! `flood` sends messages for ever and never reads. An echo that is told `hang up`
@@ -357,6 +358,8 @@ fn serve_upgrade(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) 
     match manner {
         "unoffered-protocol" => answer.push_str("Sec-WebSocket-Protocol: surprise\r\n"),
         "unoffered-extension" => answer.push_str("Sec-WebSocket-Extensions: surprise\r\n"),
+        "nameless-extension" => answer.push_str("Sec-WebSocket-Extensions: ;x\r\n"),
+        "length" => answer.push_str("Content-Length: 5\r\nX-Kept: yes\r\n"),
         _ => {
             if let Some(offered) = seen.header("sec-websocket-protocol") {
                 let first = offered.split(',').next().unwrap_or_default().trim();
