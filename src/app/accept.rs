@@ -133,7 +133,13 @@ impl Serving {
         let answered = match within(header_timeout, guard.first_upgrade()).await {
             Some(Some(head)) => {
                 // Boxed, as all that is large.
-                Some(Box::pin(answer(Arc::clone(&gate), Arc::clone(&link), head, None)).await)
+                let answer = Box::pin(answer(Arc::clone(&gate), Arc::clone(&link), head, None));
+                tokio::select! {
+                    biased;
+                    answer = answer => Some(answer),
+                    // As hyper does: who is gone keeps no place, and nobody is dialled for it.
+                    () = guard.departed() => return None,
+                }
             }
             Some(None) => None,
             None => {

@@ -125,9 +125,17 @@ impl Login {
         drop(unauthenticated);
         let LoggedIn { identity, admitted, message, forwarded, follower } = logged_in;
         let chosen = Some(&self.subprotocol);
+        let most = self.exchange.plan.limits.auth_message_bytes.0 as usize;
         let reached = match previewed {
             Some(previewed) => Ok(previewed.granted(&admitted.permit)),
-            None => dial(&self.exchange, &admitted, &identity, chosen).await,
+            None => tokio::select! {
+                biased;
+                reached = dial(&self.exchange, &admitted, &identity, chosen) => reached,
+                () = client.departed(most) => {
+                    self.end(client, None, Ending::Gone).await;
+                    return None;
+                }
+            },
         };
         let mut upstream = match reached {
             Ok(upstream) => upstream,
@@ -174,7 +182,12 @@ impl Login {
         let follower = source.follower_behind(&login)?;
         let value = Secret::new(token.expose());
         let presented = Presented { index: source.index(), kind: "message", value, basic: false };
-        let proven = admission::verify(&self.exchange, &presented, &mut self.record).await?;
+        let most = plan.limits.auth_message_bytes.0 as usize;
+        let proven = tokio::select! {
+            biased;
+            proven = admission::verify(&self.exchange, &presented, &mut self.record) => proven?,
+            () = client.departed(most) => return Err(Ending::Gone),
+        };
         let identity = Arc::clone(&proven.identity);
         let admitted = admit(&self.exchange, proven, Carrier::Socket, Some(&login.parsed))?;
         let mut variables = self.exchange.variables(Some(&identity), |_| source.rewrites());

@@ -145,6 +145,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Endpoint<S> {
         }
     }
 
+    /// Waits for the client to go away while something else is done for it; what it sends
+    /// meanwhile is held. Once that are `most` bytes, nothing more is read, its end
+    /// neither.
+    ///
+    /// Cancel safe: what has come is read later.
+    pub async fn departed(&mut self, most: usize) {
+        while self.incoming.len() < most {
+            if self.read_more().await.is_err() {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
     /// Sends one text or binary message.
     pub async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> io::Result<()> {
         self.outgoing.extend_from_slice(&encode_frame(opcode, payload, None));
@@ -307,6 +321,20 @@ mod tests {
 
     async fn error(bytes: &[u8]) -> EndpointError {
         outcome(bytes).await.err().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_is_seen_to_leave_and_what_it_sent_is_still_there() {
+        let (mut client, mut endpoint) = pair(&encode_frame(Opcode::TEXT, b"one", MASK));
+        client.write_all(&encode_frame(Opcode::TEXT, b"two", MASK)).await.unwrap();
+        let soon = Duration::from_millis(10);
+        assert!(timeout(soon, endpoint.departed(1000)).await.is_err(), "it is there");
+        drop(client);
+        assert!(timeout(soon, endpoint.departed(10)).await.is_err(), "more was read");
+        endpoint.departed(1000).await;
+        for expected in [b"one", b"two"] {
+            assert_eq!(endpoint.read_message(100).await.ok().unwrap().payload, expected);
+        }
     }
 
     #[tokio::test]

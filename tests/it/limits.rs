@@ -1,11 +1,15 @@
 //! What one client, one address and everybody together may use up.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::support::{
-    Gate, PATIENCE, Request, Response, Socket, Token, Upstream, canary, dial, eventually, members,
-    policy, token,
+    Frame, Gate, PATIENCE, Peer, Request, Response, Socket, Token, Upstream, canary, dial,
+    eventually, members, policy, token,
 };
 
 fn start(limits: &str, upstream: &Upstream) -> Gate {
@@ -305,6 +309,60 @@ fn a_client_that_leaves_inside_its_head_is_logged_and_a_port_check_is_not() {
     gate.line("of the port check", |line| {
         line["message"] == "a connection without a request" && line["peer"] == "127.0.0.1"
     });
+}
+
+/// On the way that most upgrades take, and on the one of heads with many fields.
+#[test]
+fn a_client_that_leaves_before_its_answer_keeps_no_place_and_is_dialled_for_no_more() {
+    let let_go = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&let_go);
+    let hanging = Peer::start(move |_, stream| {
+        let _ = stream.read(&mut [0]);
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let upstream = Upstream::start();
+    let config = members(&upstream.ws()).replace(
+        "policies:\n",
+        &format!(
+            "  slow: {{ forward_auth: {{ url: \"{}\", timeout: 60s }} }}\npolicies:\n  \
+             asked: {{ credentials: [{{ header: authorization, verifier: slow }}] }}\n",
+            hanging.url()
+        ),
+    ) + &format!(
+        "  - {{ path: /dialled, policy: members, upstream: \"{}\" }}\n  \
+           - {{ path: /judged, policy: asked, upstream: \"{}\" }}\n\
+         limits: {{ connections: 8, unauthenticated: 100%, upstream_connect_timeout: 60s }}\n",
+        hanging.url().replace("http:", "ws:"),
+        upstream.ws(),
+    );
+    let gate = Gate::start(&config);
+    let began = Instant::now();
+    let abandoned = |line: &Value| line["outcome"] == "abandoned" && line["reason"].is_null();
+    let mut left = 0;
+    for path in ["/dialled", "/judged"] {
+        for (fields, reset) in [(0, false), (0, true), (150, false), (150, true)] {
+            // A question that others may ask too goes on; so each asks one of its own.
+            let token = token(&format!("user-{left}"));
+            let request = with_fields(Request::upgrade(path).bearer(&token), fields);
+            let mut stream = dial(gate.address());
+            stream.write_all(&request.pipelined(&Frame::text("early")).bytes()).expect("taken");
+            eventually("it is under way", || hanging.asked() == left + 1);
+            if reset {
+                let zero = Some(Duration::ZERO);
+                socket2::SockRef::from(&stream).set_linger(zero).expect("an option");
+            }
+            drop(stream);
+            left += 1;
+            eventually("it is logged as what it is", || {
+                gate.lines().iter().filter(|line| abandoned(line)).count() == left
+            });
+        }
+    }
+    eventually("what was dialled is let go of", || let_go.load(Ordering::Relaxed) == 4);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    opens_again(&request("bob"), &gate);
+    assert!(upstream.seen().iter().all(|seen| seen.target != "/judged"));
+    assert!(gate.metric("sockgate_upstream_errors_total", &[]) < 0.5);
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! The first message as the credential.
 
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::json;
 
 use super::support::{
-    Frame, Gate, Nobody, Opcode, Request, SECRET, Token, Upstream, eventually, policy, token,
+    Frame, Gate, Nobody, Opcode, Peer, Request, SECRET, Token, Upstream, eventually, policy, token,
 };
 
 const JSON: &str =
@@ -330,6 +334,40 @@ fn an_upstream_that_fails_after_the_login_is_told_as_1013() {
     let mut socket = Request::upgrade("/ws/answer-403").open(gate.address());
     socket.send(&login(&token("alice")));
     assert_eq!(socket.closed().says(), (1013, "Bad gateway"));
+}
+
+#[test]
+fn a_client_that_leaves_behind_its_login_is_asked_and_dialled_for_no_more() {
+    let let_go = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&let_go);
+    let hanging = Peer::start(move |_, stream| {
+        let _ = stream.read(&mut [0]);
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let upstream = Upstream::start();
+    let judged = config("", "", &upstream.ws()).replacen(
+        &format!("jwt: {{ secret: {SECRET}, algorithms: [HS256] }}"),
+        &format!("forward_auth: {{ url: \"{}\", timeout: 60s }}", hanging.url()),
+        1,
+    ) + "limits: { auth_timeout: 60s }\n";
+    let dialled = config("", "", &hanging.url().replace("http:", "ws:"))
+        + "limits: { upstream_connect_timeout: 60s }\n";
+    for (left, config) in [judged, dialled].iter().enumerate() {
+        let gate = Gate::start(config);
+        let mut socket = open(&gate);
+        socket.send(&login(&token("alice")));
+        socket.send("held");
+        eventually("it is under way", || hanging.asked() == left + 1);
+        drop(socket);
+        let line = gate.line("of who left", |line| line["outcome"] == "abandoned");
+        assert!(line["reason"].is_null(), "{line}");
+        assert!(gate.metric("sockgate_upstream_errors_total", &[]) < 0.5);
+        if left == 1 {
+            // What was judged, others might be asking too: that goes on.
+            eventually("it is let go of", || let_go.load(Ordering::Relaxed) > 0);
+        }
+    }
+    upstream.saw_nothing();
 }
 
 #[test]

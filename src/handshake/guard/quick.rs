@@ -48,6 +48,25 @@ impl HeadGuard {
         }
     }
 
+    /// Waits for the client to go away while its upgrade is judged and dialled for. What
+    /// it sends meanwhile is held; once that is as much as in front of hyper, nothing
+    /// more is read, its end neither.
+    ///
+    /// Cancel safe: what has come is in the guard.
+    pub async fn departed(&mut self) {
+        let head = match self.phase {
+            Phase::Judged { left, .. } => left,
+            _ => 0,
+        };
+        std::future::poll_fn(|context| {
+            while self.ahead.len() - head < self.limits.header_bytes {
+                let Ok(false) = ready!(self.poll_fill(context)) else { return Poll::Ready(()) };
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Answers the upgrade that was taken with a 101 of these `headers`; gives
     /// back the stream and what the client sent behind its head.
     ///
@@ -153,6 +172,32 @@ mod tests {
         drop(theirs);
         assert!(guard.first_upgrade().await.is_none());
         assert!(guard.has_part_of_a_head());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_while_it_is_judged_is_noticed() {
+        let (mut guard, mut theirs) = guarded(&format!("{HEAD}behind")).await;
+        guard.first_upgrade().await.unwrap();
+        for piece in ["more", "and more"] {
+            theirs.write_all(piece.as_bytes()).await.unwrap();
+            let waiting = timeout(Duration::from_millis(10), guard.departed());
+            assert!(waiting.await.is_err(), "it is still there");
+        }
+        drop(theirs);
+        guard.departed().await;
+        let (_, held) = guard.into_parts();
+        assert_eq!(held, format!("{HEAD}behindmoreand more"));
+    }
+
+    #[tokio::test]
+    async fn what_a_client_sends_while_it_is_judged_is_held_within_bounds() {
+        let (mut guard, mut theirs) = guarded(HEAD).await;
+        guard.first_upgrade().await.unwrap();
+        let flood = tokio::spawn(async move { theirs.write_all(&[0; 1 << 22]).await });
+        assert!(timeout(Duration::from_millis(50), guard.departed()).await.is_err());
+        assert!(!flood.is_finished(), "it was all read");
+        let held = guard.into_parts().1.len() - HEAD.len();
+        assert!((1024..8192).contains(&held), "{held}");
     }
 
     #[tokio::test]
