@@ -155,7 +155,8 @@ fn compare(wanted: &Wanted) -> io::Result<()> {
         for _ in 0..wanted.pace.rounds {
             for proxy in proxies.iter().filter(|proxy| scenario.suits(proxy)) {
                 let cores = if scenario.threads > 1 { "0,1" } else { PROXY_CORE };
-                let setup = Setup { threads: 1, cores, tls: false, backend: address, files };
+                let setup =
+                    Setup { threads: 1, cores, tls: false, logged: false, backend: address, files };
                 let measured = scenario.measure(proxy, setup, wanted.pace);
                 if let Err(error) = &measured {
                     eprintln!("{}: {}: {error}", scenario.name, proxy.name);

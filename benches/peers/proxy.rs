@@ -36,6 +36,8 @@ pub(crate) struct Setup<'a> {
     /// The cores that it may use, as taskset wants them.
     pub(crate) cores: &'a str,
     pub(crate) tls: bool,
+    /// Whether it writes a line for each connection, as it does by default.
+    pub(crate) logged: bool,
     pub(crate) backend: SocketAddr,
     pub(crate) files: u64,
 }
@@ -194,13 +196,19 @@ impl Drop for Running {
     }
 }
 
-/// A template with `@NAMES@` filled in, and the lines for plain TCP or TLS.
+/// A template with `@NAMES@` filled in, and the lines for plain TCP or TLS, for a log or
+/// none.
 fn fill(template: &str, directory: &Path, port: u16, setup: &Setup<'_>) -> io::Result<String> {
-    let (on, off) = if setup.tls { ("#tls", "#plain") } else { ("#plain", "#tls") };
+    let marks = [("#tls", setup.tls), ("#plain", !setup.tls)];
+    let marks = marks.into_iter().chain([("#log", setup.logged), ("#quiet", !setup.logged)]);
     let mut text = String::new();
-    for line in template.lines().filter(|line| !line.starts_with(off)) {
-        text.push_str(line.strip_prefix(on).unwrap_or(line));
-        text.push('\n');
+    for line in template.lines() {
+        let marked = marks.clone().find_map(|(mark, on)| Some((line.strip_prefix(mark)?, on)));
+        let (line, on) = marked.unwrap_or((line, true));
+        if on {
+            text.push_str(line);
+            text.push('\n');
+        }
     }
     for (name, value) in [
         ("@PORT@", port.to_string()),

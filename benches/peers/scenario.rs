@@ -27,7 +27,8 @@ pub(crate) enum Work {
     /// could be a new login.
     Echo { payload: usize, connections: usize, window: Window, judged: bool },
     /// Whole connections, so many a second if there is a rate, or as many as there can be.
-    Cycle { token: Token, rate: Option<u32> },
+    /// `logged`: each proxy writes what it has to say of them into a file.
+    Cycle { token: Token, rate: Option<u32>, logged: bool },
     /// Whole connections, so many in all rounds together, which the server ends
     /// as often as the client.
     Close { cycles: u64 },
@@ -62,7 +63,13 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "upgrade-paced",
         title: "Connections with a fresh JWT (HS256) each, 3,000 a second",
         threads: 1,
-        work: Work::Cycle { token: Token::Fresh, rate: Some(3000) },
+        work: Work::Cycle { token: Token::Fresh, rate: Some(3000), logged: false },
+    },
+    Scenario {
+        name: "upgrade-logged",
+        title: "Connections with a fresh JWT (HS256) each, logged into a file",
+        threads: 1,
+        work: Work::Cycle { token: Token::Fresh, rate: None, logged: true },
     },
     cycle("upgrade-repeated", "Connections with the same JWT (HS256)", Token::Repeated),
     cycle("upgrade-key", "Connections with an API key", Token::ApiKey),
@@ -134,7 +141,7 @@ const fn judged(
 }
 
 const fn cycle(name: &'static str, title: &'static str, token: Token) -> Scenario {
-    Scenario { name, title, threads: 1, work: Work::Cycle { token, rate: None } }
+    Scenario { name, title, threads: 1, work: Work::Cycle { token, rate: None, logged: false } }
 }
 
 /// How long and how often.
@@ -216,7 +223,8 @@ impl Scenario {
         pace: Pace,
     ) -> io::Result<Figures> {
         let tls = matches!(self.work, Work::Idle { tls: true, .. });
-        let running = proxy.start(&Setup { tls, threads: self.threads, ..setup })?;
+        let logged = matches!(self.work, Work::Cycle { logged: true, .. });
+        let running = proxy.start(&Setup { tls, logged, threads: self.threads, ..setup })?;
         match self.work {
             Work::Echo { payload, connections, window, judged } => {
                 let (token, content) = if judged {
@@ -233,7 +241,7 @@ impl Scenario {
                     vec![cpu, calls, rate(&seen), p(&seen, 0.5), p(&seen, 0.99)]
                 })
             }
-            Work::Cycle { token, rate } => {
+            Work::Cycle { token, rate, .. } => {
                 let plan = cycle::Plan {
                     abreast: ABREAST,
                     refused: token == Token::Forged,

@@ -1,25 +1,15 @@
-//! Lines on stdout: JSON or `key=value`, through a bounded queue and one writer
-//! thread, so that nobody ever waits for a slow reader. What does not fit is
-//! dropped and counted.
-//!
-//! Every string passes the redaction of JWTs here, whoever wrote it.
+//! The log: lines on stdout, of sockgate itself and of connections, by level and format.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::config::{LogConfig, LogFormat, LogLevel};
-use super::jwt::without_jwts;
-use crate::clock::{rfc3339, unix_millis};
-
-/// How many lines may wait for the writer.
-const QUEUE: usize = 4096;
+use super::line::Line;
+use super::queue::Queue;
 
 /// How long [`Log::flush`] waits for the writer.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -27,19 +17,14 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// A handle to the log; clones share it.
 #[derive(Clone)]
 pub struct Log {
-    queue: SyncSender<Order>,
-    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+    settings: Arc<Settings>,
 }
 
-struct Shared {
+/// What a reload may change.
+struct Settings {
     format: AtomicU8,
     level: AtomicU8,
-    dropped: AtomicU64,
-}
-
-enum Order {
-    Line(String),
-    Flush(SyncSender<()>),
 }
 
 impl Log {
@@ -56,34 +41,38 @@ impl Log {
     /// # Errors
     /// If the writer thread cannot be started.
     pub fn to(config: &LogConfig, output: impl Write + Send + 'static) -> io::Result<Log> {
-        let (queue, orders) = sync_channel(QUEUE);
-        let shared = Arc::new(Shared {
+        let settings = Arc::new(Settings {
             format: AtomicU8::new(config.format as u8),
             level: AtomicU8::new(config.level as u8),
-            dropped: AtomicU64::new(0),
         });
-        let writers = shared.clone();
-        thread::Builder::new()
-            .name("log".to_owned())
-            .spawn(move || write_orders(&orders, &writers, output))?;
-        Ok(Log { queue, shared })
+        let writers = Arc::clone(&settings);
+        let lost = move |count| {
+            let mut line = writers.event(LogLevel::Warn, "log lines were dropped");
+            line.field("dropped", count);
+            line.finish()
+        };
+        Ok(Log { queue: Arc::new(Queue::to(output, lost)?), settings })
     }
 
     /// Takes over format and level after a reload.
     pub fn configure(&self, config: &LogConfig) {
-        self.shared.format.store(config.format as u8, Ordering::Relaxed);
-        self.shared.level.store(config.level as u8, Ordering::Relaxed);
+        self.settings.format.store(config.format as u8, Ordering::Relaxed);
+        self.settings.level.store(config.level as u8, Ordering::Relaxed);
     }
 
     /// Whether lines of `level` are written.
     pub fn is_on(&self, level: LogLevel) -> bool {
-        level as u8 <= self.shared.level.load(Ordering::Relaxed)
+        level as u8 <= self.settings.level.load(Ordering::Relaxed)
     }
 
     /// An operational line: what sockgate itself did or met.
     pub fn event(&self, level: LogLevel, message: &str, fields: &[(&'static str, Value)]) {
         if self.is_on(level) {
-            self.send(self.shared.line(Some(level), message, fields));
+            let mut line = self.settings.event(level, message);
+            for (name, value) in fields {
+                line.value(name, value);
+            }
+            self.queue.push(&line.finish());
         }
     }
 
@@ -92,59 +81,36 @@ impl Log {
         self.is_on(LogLevel::Info)
     }
 
-    /// A line about a connection, of the level info.
-    pub(super) fn record(&self, fields: &[(&'static str, Value)]) {
+    /// A line about a connection, of the level info, which `tell` tells; one that nobody
+    /// wants is not made.
+    pub(super) fn record(&self, tell: impl FnOnce(&mut Line)) {
         if self.wants_records() {
-            self.send(self.shared.line(None, "", fields));
+            let mut line = Line::new(self.settings.format());
+            tell(&mut line);
+            self.queue.push(&line.finish());
         }
     }
 
     /// Waits until everything logged so far is written, but not for ever.
     /// Blocks: for the end of the process.
     pub fn flush(&self) {
-        let deadline = Instant::now() + FLUSH;
-        let (done, written) = sync_channel(1);
-        let mut order = Order::Flush(done);
-        while let Err(refused) = self.queue.try_send(order) {
-            match refused {
-                TrySendError::Full(back) if Instant::now() < deadline => order = back,
-                TrySendError::Full(_) | TrySendError::Disconnected(_) => return,
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-    }
-
-    fn send(&self, line: String) {
-        if self.queue.try_send(Order::Line(line)).is_err() {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.queue.flush(FLUSH);
     }
 }
 
-impl Shared {
-    fn line(
-        &self,
-        level: Option<LogLevel>,
-        message: &str,
-        fields: &[(&'static str, Value)],
-    ) -> String {
-        let mut line = Map::new();
-        line.insert("time".to_owned(), Value::from(rfc3339(unix_millis())));
-        if let Some(level) = level {
-            line.insert("level".to_owned(), Value::from(label(level)));
-            line.insert("message".to_owned(), Value::from(without_jwts(message)));
+impl Settings {
+    fn format(&self) -> LogFormat {
+        match self.format.load(Ordering::Relaxed) {
+            text if text == LogFormat::Text as u8 => LogFormat::Text,
+            _ => LogFormat::Json,
         }
-        for (name, value) in fields {
-            line.insert((*name).to_owned(), redacted(value));
-        }
-        if self.format.load(Ordering::Relaxed) == LogFormat::Json as u8 {
-            let mut text = Value::Object(line).to_string();
-            text.push('\n');
-            text
-        } else {
-            as_text(&line)
-        }
+    }
+
+    fn event(&self, level: LogLevel, message: &str) -> Line {
+        let mut line = Line::new(self.format());
+        line.field("level", label(level));
+        line.field("message", message);
+        line
     }
 }
 
@@ -154,66 +120,6 @@ fn label(level: LogLevel) -> &'static str {
         LogLevel::Warn => "warn",
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
-    }
-}
-
-fn redacted(value: &Value) -> Value {
-    match value {
-        Value::String(text) => Value::from(without_jwts(text)),
-        Value::Array(items) => items.iter().map(redacted).collect(),
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, value)| (without_jwts(name).into_owned(), redacted(value)))
-            .collect(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
-    }
-}
-
-/// `key=value` pairs without those that are null; what is not one plain word is
-/// quoted as in JSON.
-fn as_text(line: &Map<String, Value>) -> String {
-    let mut text = String::new();
-    for (name, value) in line {
-        let separator = if text.is_empty() { "" } else { " " };
-        let is_plain = |word: &str| {
-            !word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic() && b != b'"')
-        };
-        // Writing to a string cannot fail.
-        let _ = match value {
-            Value::Null => Ok(()),
-            Value::String(word) if is_plain(word) => write!(text, "{separator}{name}={word}"),
-            other => write!(text, "{separator}{name}={other}"),
-        };
-    }
-    text.push('\n');
-    text
-}
-
-/// The writer thread. A reader that is gone must not end the process, so what
-/// cannot be written is lost.
-fn write_orders(orders: &Receiver<Order>, shared: &Shared, output: impl Write) {
-    let mut output = io::BufWriter::new(output);
-    while let Ok(first) = orders.recv() {
-        // Everything that waits goes out together.
-        let waiting = orders.try_iter().take(QUEUE);
-        for order in std::iter::once(first).chain(waiting) {
-            match order {
-                Order::Line(line) => {
-                    let _ = output.write_all(line.as_bytes());
-                }
-                Order::Flush(done) => {
-                    let _ = output.flush();
-                    let _ = done.try_send(());
-                }
-            }
-        }
-        let dropped = shared.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            let count = [("dropped", Value::from(dropped))];
-            let line = shared.line(Some(LogLevel::Warn), "log lines were dropped", &count);
-            let _ = output.write_all(line.as_bytes());
-        }
-        let _ = output.flush();
     }
 }
 
@@ -260,16 +166,6 @@ mod tests {
 
     use super::*;
 
-    const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl";
-
-    #[test]
-    fn every_string_passes_redaction() {
-        let (log, lines) = testing::log();
-        log.event(LogLevel::Error, JWT, &[("error", json!([JWT, { JWT: JWT }]))]);
-        let text = lines.text(&log);
-        assert!(!text.contains("eyJ") && text.contains("REDACTED"), "{text}");
-    }
-
     #[test]
     fn levels_and_format_follow_the_configuration() {
         let (log, lines) = testing::log();
@@ -280,7 +176,7 @@ mod tests {
             redact: vec![],
         });
         log.event(LogLevel::Info, "unseen", &[]);
-        log.record(&[("id", json!("unseen"))]);
+        log.record(|_| panic!("nobody wants it"));
         log.event(
             LogLevel::Warn,
             "a b\n",
@@ -310,28 +206,15 @@ mod tests {
     }
 
     #[test]
-    fn a_stuck_output_blocks_nobody_and_drops_are_counted() {
-        struct Stuck(Receiver<()>, testing::Lines);
-        impl Write for Stuck {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                let _ = self.0.recv();
-                self.1.write(bytes)
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let (release, gate) = sync_channel(0);
-        let lines = testing::Lines::default();
-        let log = Log::to(&LogConfig::default(), Stuck(gate, lines.clone())).unwrap();
-        for _ in 0..QUEUE * 3 {
-            log.event(LogLevel::Info, "hello", &[]);
-        }
-        drop(release);
-        assert!(lines.json(&log).len() >= QUEUE);
-        log.event(LogLevel::Info, "again", &[]);
+    fn lines_that_were_lost_are_a_line_themselves() {
+        let (log, lines) = testing::log();
+        // Longer than all that may wait.
+        log.event(LogLevel::Error, &"x".repeat(1 << 22), &[]);
+        log.event(LogLevel::Error, "last", &[]);
         let lines = lines.json(&log);
-        let warning = lines.iter().find(|line| line["message"] == "log lines were dropped");
-        assert!(warning.unwrap()["dropped"].as_u64().unwrap() > 0);
+        let told: Vec<_> = lines.iter().map(|line| (&line["message"], &line["dropped"])).collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.contains(&(&json!("last"), &json!(null))), "{told:?}");
+        assert!(told.contains(&(&json!("log lines were dropped"), &json!(1))), "{told:?}");
     }
 }

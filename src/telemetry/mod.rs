@@ -7,9 +7,11 @@
 mod config;
 mod jwt;
 mod label;
+mod line;
 mod log;
 mod metrics;
 mod process;
+mod queue;
 mod record;
 mod redact;
 mod sampler;

@@ -6,16 +6,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use prometheus::Error;
-use serde_json::Value;
-
 use super::label::{Initiator, Outcome, code_label, status_label};
+use super::line::{Field, Line};
 use super::log::Log;
 use super::metrics::{Metrics, OpenGuard, RouteMetrics};
 use super::redact::Redactor;
 use super::traffic::Flow;
 use crate::clock::unix_now;
 use crate::close::Reason;
+use prometheus::Error;
 
 /// The label of what is not known.
 const NONE: &str = "none";
@@ -77,8 +76,6 @@ struct Opening {
     upstream: Option<Box<str>>,
     cause: Option<&'static str>,
 }
-
-type Fields = Vec<(&'static str, Value)>;
 
 impl Telemetry {
     /// Metrics and log together.
@@ -178,7 +175,9 @@ impl Record {
             return;
         };
         self.decision(&opening, Outcome::Admitted, "");
-        self.log(|| self.opening_line(&opening, Outcome::Admitted.label(), None, Some(101)));
+        self.telemetry.log.record(|line| {
+            self.tell_opening(line, &opening, Outcome::Admitted.label(), None, Some(101));
+        });
         self.stage = Stage::Open { since: Instant::now(), _guard: self.route.open() };
     }
 
@@ -190,7 +189,9 @@ impl Record {
         };
         self.decision(&opening, Outcome::Admitted, "");
         self.route.http_request(&status_label(status, ours));
-        self.log(|| self.opening_line(&opening, Outcome::Admitted.label(), None, Some(status)));
+        self.telemetry.log.record(|line| {
+            self.tell_opening(line, &opening, Outcome::Admitted.label(), None, Some(status));
+        });
     }
 
     /// Turned away with `status`, or upgraded (101) and closed with `code`.
@@ -216,8 +217,8 @@ impl Record {
         if let Some(code) = code {
             self.route.closes(Initiator::Sockgate, &code_label(code, &[code]));
         }
-        self.sampled(code, opening.cause, || {
-            self.opening_line(&opening, outcome.label(), Some(reason), status)
+        self.sampled(code, opening.cause, |line| {
+            self.tell_opening(line, &opening, outcome.label(), Some(reason), status);
         });
     }
 
@@ -228,7 +229,9 @@ impl Record {
         };
         self.route.closes(ending.initiator, &code_label(ending.code, ending.own_codes));
         self.route.duration(since.elapsed().as_secs_f64());
-        self.log(|| self.closing_line("closed", Some(ending), since, &ending.flow));
+        self.telemetry.log.record(|line| {
+            self.tell_closing(line, "closed", Some(ending), since, &ending.flow);
+        });
         self.stage = Stage::Finished;
     }
 
@@ -248,83 +251,74 @@ impl Record {
         self.route.decision(opening.credential.unwrap_or(NONE), verifier, outcome, reason);
     }
 
-    fn who(&self) -> Fields {
-        vec![
-            ("id", Value::from(&*self.id)),
-            ("peer", Value::from(self.peer.map(|peer| peer.to_string()))),
-            ("route", Value::from(self.route.name())),
-        ]
+    fn tell_who(&self, line: &mut Line) {
+        line.field("id", &*self.id);
+        line.field("peer", self.peer.map(|peer| peer.to_string()).as_deref());
+        line.field("route", self.route.name());
     }
 
-    fn opening_line(
+    fn tell_opening(
         &self,
+        line: &mut Line,
         opening: &Opening,
         outcome: &'static str,
         reason: Option<Reason>,
         status: Option<u16>,
-    ) -> Fields {
-        let mut fields = self.who();
-        fields.extend([
-            ("method", Value::from(opening.method.as_deref())),
-            ("url", Value::from(opening.url.as_deref())),
-            ("origin", Value::from(opening.origin.as_deref())),
-            ("credential", Value::from(opening.credential)),
-            ("verifier", Value::from(opening.verifier.as_deref())),
-            ("subject", Value::from(self.subject.as_deref())),
-            ("outcome", Value::from(outcome)),
-            ("reason", Value::from(reason.map(Reason::label))),
-            ("upstream", Value::from(opening.upstream.as_deref())),
-            ("status", Value::from(status)),
-        ]);
-        fields
+    ) {
+        self.tell_who(line);
+        line.field("method", opening.method.as_deref());
+        line.field("url", opening.url.as_deref());
+        line.field("origin", opening.origin.as_deref());
+        line.field("credential", opening.credential);
+        line.field("verifier", opening.verifier.as_deref());
+        line.field("subject", self.subject.as_deref());
+        line.field("outcome", outcome);
+        line.field("reason", reason.map(Reason::label));
+        line.field("upstream", opening.upstream.as_deref());
+        line.field("status", status);
     }
 
-    fn closing_line(
+    fn tell_closing(
         &self,
+        line: &mut Line,
         outcome: &'static str,
         ending: Option<&Ending<'_>>,
         since: Instant,
         flow: &Flow,
-    ) -> Fields {
+    ) {
         let millis = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let frames =
             |at: usize| flow.frames[at].iter().fold(0_u64, |sum, n| sum.saturating_add(*n));
-        let mut fields = self.who();
-        fields.extend([
-            ("subject", Value::from(self.subject.as_deref())),
-            ("outcome", Value::from(outcome)),
-            ("reason", Value::from(ending.and_then(|ending| ending.reason).map(Reason::label))),
-            ("code", Value::from(ending.map(|ending| ending.code))),
-            ("initiator", Value::from(ending.map(|ending| ending.initiator.label()))),
-            ("duration_ms", Value::from(millis)),
-            ("bytes_up", Value::from(flow.bytes[0])),
-            ("bytes_down", Value::from(flow.bytes[1])),
-            ("frames_up", Value::from(frames(0))),
-            ("frames_down", Value::from(frames(1))),
-        ]);
-        fields
+        self.tell_who(line);
+        line.field("subject", self.subject.as_deref());
+        line.field("outcome", outcome);
+        line.field("reason", ending.and_then(|ending| ending.reason).map(Reason::label));
+        line.field("code", ending.map(|ending| ending.code));
+        line.field("initiator", ending.map(|ending| ending.initiator.label()));
+        line.field("duration_ms", millis);
+        line.field("bytes_up", flow.bytes[0]);
+        line.field("bytes_down", flow.bytes[1]);
+        line.field("frames_up", frames(0));
+        line.field("frames_down", frames(1));
     }
 
-    /// Logs what `line` makes; a line that nobody wants is not made.
-    fn log(&self, line: impl FnOnce() -> Fields) {
-        if self.telemetry.log.wants_records() {
-            self.telemetry.log.record(&line());
-        }
-    }
-
-    /// Logs a refusal, unless there are too many of them.
-    fn sampled(&self, code: Option<u16>, cause: Option<&str>, line: impl FnOnce() -> Fields) {
+    /// Logs the refusal that `tell` tells, unless there are too many of them.
+    fn sampled(&self, code: Option<u16>, cause: Option<&str>, tell: impl FnOnce(&mut Line)) {
         let Some(suppressed) = self.route.refusals.admit(unix_now()) else {
             return;
         };
-        self.log(|| {
-            let mut line = line();
-            line.extend(code.map(|code| ("code", Value::from(code))));
-            line.extend(cause.map(|cause| ("cause", Value::from(cause))));
-            if suppressed > 0 {
-                line.push(("suppressed", Value::from(suppressed)));
+        self.telemetry.log.record(|line| {
+            tell(line);
+            for (name, value) in
+                [("code", code.map(Field::from)), ("cause", cause.map(Field::from))]
+            {
+                if let Some(value) = value {
+                    line.field(name, value);
+                }
             }
-            line
+            if suppressed > 0 {
+                line.field("suppressed", suppressed);
+            }
         });
     }
 }
@@ -333,12 +327,16 @@ impl Drop for Record {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Finished) {
             Stage::Opening(opening) => {
-                self.sampled(None, None, || self.opening_line(&opening, "abandoned", None, None));
+                self.sampled(None, None, |line| {
+                    self.tell_opening(line, &opening, "abandoned", None, None);
+                });
             }
             Stage::Open { since, .. } => {
                 self.route.duration(since.elapsed().as_secs_f64());
                 self.route.closes(Initiator::Sockgate, "other");
-                self.log(|| self.closing_line("abandoned", None, since, &Flow::default()));
+                self.telemetry.log.record(|line| {
+                    self.tell_closing(line, "abandoned", None, since, &Flow::default());
+                });
             }
             Stage::Finished => {}
         }
@@ -475,7 +473,7 @@ mod tests {
         );
         assert_eq!(
             (&logged[0]["cause"], &logged[1]["cause"]),
-            (&Value::Null, &"no answer in time".into())
+            (&serde_json::Value::Null, &"no answer in time".into())
         );
         assert!(!lines.text(&telemetry.log).contains("CANARY42"));
         for line in [
