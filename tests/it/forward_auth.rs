@@ -1,7 +1,7 @@
 //! Forward auth: a real Express application with a login, as the recipe shows it,
 //! and endpoints that hang, fail and lie.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -116,13 +116,6 @@ fn knowing() -> (Peer, Arc<Mutex<Vec<String>>>) {
         let _ = stream.write_all(ok("X-User: alice\r\n").as_bytes());
     });
     (peer, heads)
-}
-
-/// An endpoint that never answers, and lets go when it is left.
-fn hanging() -> Peer {
-    Peer::start(|_, stream| {
-        let _ = stream.read(&mut [0]);
-    })
 }
 
 #[test]
@@ -323,7 +316,7 @@ fn every_answer_is_admitted_refused_or_none() {
 
 #[test]
 fn an_endpoint_that_hangs_is_bounded_and_blocks_no_other_route() {
-    let (endpoint, upstream) = (hanging(), Upstream::start());
+    let (endpoint, upstream) = (Peer::hanging().0, Upstream::start());
     let gate = Gate::start(&config(&endpoint.url(), ", timeout: 5s", &upstream.ws()));
     let began = Instant::now();
     let mut waiting: Vec<TcpStream> = (0..80)

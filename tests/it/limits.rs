@@ -1,8 +1,7 @@
 //! What one client, one address and everybody together may use up.
 
 use std::io::{Read, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -314,12 +313,7 @@ fn a_client_that_leaves_inside_its_head_is_logged_and_a_port_check_is_not() {
 /// On the way that most upgrades take, and on the one of heads with many fields.
 #[test]
 fn a_client_that_leaves_before_its_answer_keeps_no_place_and_is_dialled_for_no_more() {
-    let let_go = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&let_go);
-    let hanging = Peer::start(move |_, stream| {
-        let _ = stream.read(&mut [0]);
-        count.fetch_add(1, Ordering::Relaxed);
-    });
+    let (hanging, let_go) = Peer::hanging();
     let upstream = Upstream::start();
     let config = members(&upstream.ws()).replace(
         "policies:\n",

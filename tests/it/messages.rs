@@ -1,8 +1,6 @@
 //! The first message as the credential.
 
-use std::io::Read as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
@@ -338,12 +336,7 @@ fn an_upstream_that_fails_after_the_login_is_told_as_1013() {
 
 #[test]
 fn a_client_that_leaves_behind_its_login_is_asked_and_dialled_for_no_more() {
-    let let_go = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&let_go);
-    let hanging = Peer::start(move |_, stream| {
-        let _ = stream.read(&mut [0]);
-        count.fetch_add(1, Ordering::Relaxed);
-    });
+    let (hanging, let_go) = Peer::hanging();
     let upstream = Upstream::start();
     let judged = config("", "", &upstream.ws()).replacen(
         &format!("jwt: {{ secret: {SECRET}, algorithms: [HS256] }}"),

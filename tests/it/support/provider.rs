@@ -189,6 +189,17 @@ impl Peer {
         })
     }
 
+    /// One that never answers, and lets go when it is left; and how often it was.
+    pub(crate) fn hanging() -> (Peer, Arc<AtomicUsize>) {
+        let left = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&left);
+        let peer = Peer::start(move |_, stream| {
+            let _ = stream.read(&mut [0]);
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        (peer, left)
+    }
+
     /// Its URL, without a slash at the end.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
