@@ -1,19 +1,58 @@
-//! The server behind the proxies: echoes WebSocket messages unmasked, answers
-//! nginx's `auth_request`, and says at `/ended` how its connections ended. One
+//! The server behind the proxies: echoes WebSocket messages unmasked and says at `/ended`
+//! how its connections ended. Beside nginx, another of it answers `auth_request`. One
 //! thread.
 
-use std::io::{self, Read as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use sockgate::handshake::accept_for;
 use sockgate::relay::frame::{Header, Opcode, apply_mask};
 
+use crate::machine;
 use crate::poller::{Interest, Outbox, Poller, READ};
 use crate::wire::{self, BINARY, CLOSE, FAREWELL, FLOOD, NORMAL};
 
 const LISTENER: usize = usize::MAX;
+
+/// The server in a process of its own. Ended when dropped.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Starts it on `cores`, as taskset wants them, or where its parent runs.
+    pub(crate) fn start(cores: Option<&str>) -> io::Result<Server> {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        if let Some(cores) = cores {
+            command.args(["taskset", "-c", cores]);
+        }
+        let mut child = command
+            .arg(std::env::current_exe()?)
+            .arg("backend")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line)?;
+        let port: u16 = line.trim().parse().map_err(io::Error::other)?;
+        Ok(Server { child, address: ([127, 0, 0, 1], port).into() })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        machine::end(&mut self.child);
+    }
+}
 
 /// Serves on a free port, which is printed, until killed.
 pub(crate) fn run() -> io::Result<()> {

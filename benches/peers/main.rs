@@ -18,6 +18,9 @@
 //! A B C, …), so that what disturbs one disturbs all. Figures are medians over the
 //! rounds; `÷ forwarder` is the median of the ratios within a round.
 //!
+//! A proxy that asks another server about tokens (nginx) has it beside itself on its core,
+//! and what that takes counts as the proxy's.
+//!
 //! CPU time is what Linux counts for all threads of the proxy
 //! (`/proc/PID/task/*/schedstat`), memory is `Rss` of `smaps_rollup`, system calls
 //! are counted by `perf` in a run of their own.
@@ -34,12 +37,12 @@ mod report;
 mod scenario;
 mod wire;
 
-use std::io::{self, BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use backend::Server;
 use proxy::{Proxy, Setup};
 use report::Results;
 use scenario::{ALL, Pace, Scenario};
@@ -142,7 +145,7 @@ fn compare(wanted: &Wanted) -> io::Result<()> {
     let (proxies, missing) = proxies(wanted)?;
     let files = machine::raise_files();
     machine::pin(LOAD_CORE)?;
-    let (mut backend, address) = backend()?;
+    let backend = Server::start(None)?;
     let mut text = preface(&proxies, &missing, wanted.pace);
     println!("{text}");
     let scenarios: Vec<&Scenario> = match &wanted.scenarios[..] {
@@ -155,8 +158,8 @@ fn compare(wanted: &Wanted) -> io::Result<()> {
         for _ in 0..wanted.pace.rounds {
             for proxy in proxies.iter().filter(|proxy| scenario.suits(proxy)) {
                 let cores = if scenario.threads > 1 { "0,1" } else { PROXY_CORE };
-                let setup =
-                    Setup { threads: 1, cores, tls: false, logged: false, backend: address, files };
+                let backend = backend.address;
+                let setup = Setup { threads: 1, cores, tls: false, logged: false, backend, files };
                 let measured = scenario.measure(proxy, setup, wanted.pace);
                 if let Err(error) = &measured {
                     eprintln!("{}: {}: {error}", scenario.name, proxy.name);
@@ -175,7 +178,6 @@ fn compare(wanted: &Wanted) -> io::Result<()> {
         text.push_str(&section);
         text.push('\n');
     }
-    machine::end(&mut backend);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let file = if wanted.is_for_the_documentation() {
         "docs/performance.md"
@@ -228,20 +230,6 @@ fn release_build() -> io::Result<PathBuf> {
     let copy = target.with_file_name("sockgate-as-shipped");
     std::fs::copy(target, &copy)?;
     Ok(copy)
-}
-
-fn backend() -> io::Result<(Child, SocketAddr)> {
-    let mut child = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL"])
-        .arg(std::env::current_exe()?)
-        .arg("backend")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line)?;
-    let port: u16 = line.trim().parse().map_err(wrong)?;
-    Ok((child, ([127, 0, 0, 1], port).into()))
 }
 
 fn preface(proxies: &[Proxy], missing: &[String], pace: Pace) -> String {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::backend::Server;
 use crate::load::secure::Trust;
 use crate::machine;
 use crate::wire::{self, Answer, Openings, Token};
@@ -47,10 +48,14 @@ pub(crate) struct Running {
     child: Child,
     /// All of its processes.
     pub(crate) pids: Vec<u32>,
+    /// The same and the server that it asks about tokens, if it judges none itself: what
+    /// its work costs.
+    pub(crate) judging: Vec<u32>,
     pub(crate) port: u16,
     /// From its start to its first upgrade.
     pub(crate) ready: Duration,
     pub(crate) trust: Option<Trust>,
+    _authority: Option<Server>,
     _directory: tempfile::TempDir,
 }
 
@@ -126,11 +131,14 @@ impl Proxy {
         // nginx gives its worker to another user.
         let path = directory.path();
         let trust = setup.tls.then(|| Trust::create(path)).transpose()?;
+        let authority =
+            (self.kind == Kind::Nginx).then(|| Server::start(Some(setup.cores))).transpose()?;
         let port = free_port()?;
         let mut command = Command::new("setpriv");
         // Gone with this bench, however that ends.
         command.args(["--pdeathsig", "KILL", "taskset", "-c", setup.cores]).arg(&self.program);
-        self.arguments(&mut command, path, port, setup)?;
+        let auth = authority.as_ref().map_or(setup.backend, |authority| authority.address);
+        self.arguments(&mut command, path, [port, auth.port()], setup)?;
         let log = fs::File::create(path.join("output"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let began = Instant::now();
@@ -141,7 +149,18 @@ impl Proxy {
                 let ready = began.elapsed();
                 std::thread::sleep(Duration::from_millis(200));
                 let pids = machine::family(child.id());
-                return Ok(Running { child, pids, port, ready, trust, _directory: directory });
+                let mut judging = pids.clone();
+                judging.extend(authority.iter().map(Server::pid));
+                return Ok(Running {
+                    child,
+                    pids,
+                    judging,
+                    port,
+                    ready,
+                    trust,
+                    _authority: authority,
+                    _directory: directory,
+                });
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -154,12 +173,12 @@ impl Proxy {
         &self,
         command: &mut Command,
         directory: &Path,
-        port: u16,
+        [port, auth]: [u16; 2],
         setup: &Setup<'_>,
     ) -> io::Result<()> {
         let write = |name: &str, template: &str| {
             let file = directory.join(name);
-            fs::write(&file, fill(template, directory, port, setup)?)?;
+            fs::write(&file, fill(template, directory, [port, auth], setup)?)?;
             Ok::<_, io::Error>(file)
         };
         match self.kind {
@@ -198,7 +217,12 @@ impl Drop for Running {
 
 /// A template with `@NAMES@` filled in, and the lines for plain TCP or TLS, for a log or
 /// none.
-fn fill(template: &str, directory: &Path, port: u16, setup: &Setup<'_>) -> io::Result<String> {
+fn fill(
+    template: &str,
+    directory: &Path,
+    [port, auth]: [u16; 2],
+    setup: &Setup<'_>,
+) -> io::Result<String> {
     let marks = [("#tls", setup.tls), ("#plain", !setup.tls)];
     let marks = marks.into_iter().chain([("#log", setup.logged), ("#quiet", !setup.logged)]);
     let mut text = String::new();
@@ -214,6 +238,7 @@ fn fill(template: &str, directory: &Path, port: u16, setup: &Setup<'_>) -> io::R
         ("@PORT@", port.to_string()),
         ("@ADMIN@", free_port()?.to_string()),
         ("@BACKEND@", setup.backend.port().to_string()),
+        ("@AUTH@", auth.to_string()),
         ("@THREADS@", setup.threads.to_string()),
         ("@FILES@", setup.files.to_string()),
         ("@CONNECTIONS@", (setup.files / 2 - 50).to_string()),

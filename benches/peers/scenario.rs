@@ -260,9 +260,9 @@ impl Scenario {
                 let mut openings = Openings::new(Token::Fresh);
                 let share = cycles / if pace.quick { 20 } else { 1 } / pace.rounds as u64;
                 let lost_before = load::ended_without_close(setup.backend)?;
-                let before = machine::cpu(&running.pids);
+                let before = machine::cpu(&running.judging);
                 let seen = cycle::run(&running, &mut openings, plan, Until::Count(share))?;
-                let cpu = machine::cpu(&running.pids) - before;
+                let cpu = machine::cpu(&running.judging) - before;
                 let lost = load::ended_without_close(setup.backend)? - lost_before;
                 Ok(vec![
                     each(cpu, &seen),
@@ -300,10 +300,10 @@ fn measured(
     mut load: impl FnMut(Duration) -> io::Result<Seen>,
 ) -> io::Result<(Option<f64>, Option<f64>, Seen)> {
     load(WARM_UP)?;
-    let before = machine::cpu(&running.pids);
+    let before = machine::cpu(&running.judging);
     let seen = load(pace.measured)?;
-    let cpu = machine::cpu(&running.pids) - before;
-    let counter = SyscallCounter::start(&running.pids);
+    let cpu = machine::cpu(&running.judging) - before;
+    let counter = SyscallCounter::start(&running.judging);
     let counted = load(COUNTED)?;
     let calls = counter.and_then(SyscallCounter::stop);
     let calls = calls.map(|calls| calls as f64 / counted.completed.max(1) as f64);
