@@ -9,8 +9,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hyper_util::client::legacy::connect::{Connected, Connection};
+use rustix::net::{SendFlags, send};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected byte stream.
@@ -102,6 +103,24 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_shutdown(context))
+    }
+}
+
+/// How the last bytes of a stream go out.
+pub trait Parting {
+    /// Takes `bytes` to be sent with the shutdown, which has to follow at once; how many
+    /// were taken. The rest is for a write, as is all of it where nothing is gained.
+    fn take_last(&self, _bytes: &[u8]) -> usize {
+        0
+    }
+}
+
+impl Parting for Stream {
+    fn take_last(&self, bytes: &[u8]) -> usize {
+        let Stream::Tcp(tcp) = self else { return 0 };
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        // What is wrong with the stream is wrong with the write that follows, too.
+        tcp.try_io(Interest::WRITABLE, || Ok(send(tcp, bytes, flags)?)).unwrap_or(0)
     }
 }
 

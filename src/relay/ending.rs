@@ -15,6 +15,7 @@ use super::control::Control;
 use super::pipe::{Course, Pipe, Source, Target};
 use super::pump::{Ended, Initiator, Pump, ROUNDS};
 use crate::close::Reason;
+use crate::stream::Parting;
 
 /// How long an upstream may take to answer for a client that broke a rule, and a
 /// message in flight to end before a drain.
@@ -22,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 impl<C, U, K> Pump<C, U, K>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Parting + Unpin,
+    U: AsyncRead + AsyncWrite + Parting + Unpin,
     K: Deref<Target = Control> + Unpin,
 {
     /// Nothing more can be done now: the timer runs if one is due.
@@ -166,14 +167,24 @@ where
             && self.down.is_clear()
     }
 
+    /// Whether nothing is left to be done for either peer.
     pub(super) fn is_over(&self) -> bool {
-        let ended = |source| source != Source::Open;
+        let client_ended = self.up.source != Source::Open;
+        let upstream_ended = self.down.source != Source::Open;
+        let client_let = self.down.target != Target::Open;
         let upstream_let = self.up.target != Target::Open;
-        (self.up.source == Source::Reset && upstream_let)
-            || (ended(self.up.source)
-                && ended(self.down.source)
-                && upstream_let
-                && self.down.target != Target::Open)
+        let all = client_ended && upstream_ended && client_let && upstream_let;
+        // One end is enough behind a closing handshake: the other peer has said its last.
+        let either = (upstream_ended && client_let) || (client_ended && upstream_let);
+        all || (either && self.is_closed()) || (self.up.source == Source::Reset && upstream_let)
+    }
+
+    /// Whether each peer has sent its Close and been handed one (RFC 6455 §7.1.4).
+    fn is_closed(&self) -> bool {
+        [&self.up, &self.down].into_iter().all(|pipe| {
+            let whole = pipe.scanner.at_boundary() && pipe.is_clear();
+            pipe.peer_close.is_some() && pipe.target_closed && whole
+        })
     }
 
     /// Lets go of both sides. What they sent and nobody read would turn the

@@ -16,6 +16,7 @@ use super::control::Direction;
 use super::frame::FrameScanner;
 use super::scan::{Rules, Stop};
 use crate::close::Reason;
+use crate::stream::Parting;
 
 /// One direction's state.
 #[derive(Default)]
@@ -83,6 +84,18 @@ pub(super) enum Source {
     Ended,
     /// Its connection broke.
     Reset,
+}
+
+impl Source {
+    /// What it is after a read that gave nothing.
+    fn after(read: &io::Result<usize>) -> Source {
+        match read {
+            Ok(_) => Source::Ended,
+            // TLS without close_notify: the peer is gone all the same.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Source::Ended,
+            Err(_) => Source::Reset,
+        }
+    }
 }
 
 /// What is known of the peer that a pipe writes to.
@@ -158,7 +171,7 @@ impl Pipe {
     }
 
     /// Writes what waits, then reads and carries once.
-    pub(super) fn step<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    pub(super) fn step<R: AsyncRead + Unpin, W: AsyncWrite + Parting + Unpin>(
         &mut self,
         reader: &mut R,
         writer: &mut W,
@@ -177,15 +190,10 @@ impl Pipe {
         let moved = match self.fill(reader, context, scratch, rules) {
             Poll::Pending => return wrote,
             Poll::Ready(Ok(count @ 1..)) => {
-                let bytes = &mut scratch[..count];
-                self.carry(writer, context, bytes, rules, assembly)
+                let (bytes, spare) = scratch.split_at_mut(count);
+                self.carry(reader, writer, context, [bytes, spare], rules, assembly)
             }
-            Poll::Ready(Ok(0)) => self.end(Source::Ended, assembly),
-            // TLS without close_notify: the peer is gone all the same.
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.end(Source::Ended, assembly)
-            }
-            Poll::Ready(Err(_)) => self.end(Source::Reset, assembly),
+            Poll::Ready(end) => self.end(Source::after(&end), assembly),
         };
         self.settle(writer, context, rules);
         moved
@@ -208,15 +216,17 @@ impl Pipe {
     }
 
     /// Follows the frames in `bytes`, passes on what may pass and keeps the rest.
-    fn carry<W: AsyncWrite + Unpin>(
+    fn carry<R: AsyncRead + Unpin, W: AsyncWrite + Parting + Unpin>(
         &mut self,
+        reader: &mut R,
         writer: &mut W,
         context: &mut Context<'_>,
-        bytes: &mut [u8],
+        [bytes, spare]: [&mut [u8]; 2],
         rules: &Rules<'_>,
         assembly: Option<&mut Assembly>,
     ) -> Moved {
         let tally = rules.control.tally(rules.direction);
+        let watched = assembly.is_some();
         let scan = match assembly {
             Some(assembly) if !self.is_discarding() => {
                 let scan = assembly.scan(self, bytes, rules);
@@ -231,7 +241,13 @@ impl Pipe {
         }
         if scan.forward > 0 && !self.is_discarding() {
             tally.add_bytes(scan.forward);
-            self.write(writer, context, &bytes[..scan.forward]);
+            let bytes = &mut bytes[..scan.forward];
+            // What a tap holds back would come too late.
+            let taken = match watched {
+                true => 0,
+                false => self.part(reader, writer, context, [bytes, spare], rules),
+            };
+            self.write(writer, context, &bytes[taken..]);
         }
         match scan.stop {
             Stop::Violation(..) if self.is_discarding() => {
@@ -242,6 +258,33 @@ impl Pipe {
             Stop::Violation(reason, code) => Moved::Violation(reason, code),
             Stop::Answer => Moved::Answered,
             Stop::End | Stop::Hungry | Stop::Boundary => Moved::Something,
+        }
+    }
+
+    /// Behind an answer to a Close comes the source's end, as a rule at once: then it takes
+    /// `bytes`, which end with the answer, along to the target. How many it took.
+    fn part<R: AsyncRead + Unpin, W: Parting>(
+        &mut self,
+        reader: &mut R,
+        writer: &W,
+        context: &mut Context<'_>,
+        [bytes, spare]: [&mut [u8]; 2],
+        rules: &Rules<'_>,
+    ) -> usize {
+        let answered = rules.answering && self.peer_close.is_some();
+        if !answered || self.kept.is_some() || spare.is_empty() {
+            return 0;
+        }
+        match self.fill(reader, context, spare, rules) {
+            Poll::Pending => 0,
+            Poll::Ready(Ok(count @ 1..)) => {
+                self.keep_unread(&spare[..count]);
+                0
+            }
+            Poll::Ready(end) => {
+                self.end(Source::after(&end), None);
+                writer.take_last(bytes)
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use super::scan::{Gap, Rules};
 use super::scratch::Scratch;
 use crate::clock::Ticker;
 use crate::close::Reason;
-use crate::stream::Stream;
+use crate::stream::{Parting, Stream};
 
 /// What a route asks of the relay.
 #[derive(Clone, Debug, Default)]
@@ -113,8 +113,8 @@ pub(super) const ROUNDS: usize = 16;
 
 impl<C, U, K> Pump<C, U, K>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Parting + Unpin,
+    U: AsyncRead + AsyncWrite + Parting + Unpin,
     K: Deref<Target = Control> + Unpin,
 {
     pub(super) fn new(
@@ -263,6 +263,7 @@ where
             extensions: self.extensions,
             token: self.token,
             gap: if self.up.course == Course::Finish { Gap::Frames } else { Gap::None },
+            answering: self.closing.is_none() && self.down.peer_close.is_some(),
         };
         let (reader, writer) = (&mut self.client, &mut self.upstream);
         let assembly = self.assembly.as_deref_mut();
@@ -283,6 +284,7 @@ where
             extensions: self.extensions,
             token: None,
             gap: self.gap(),
+            answering: self.closing.is_none() && self.up.peer_close.is_some(),
         };
         let (reader, writer) = (&mut self.upstream, &mut self.client);
         match self.down.step(reader, writer, context, scratch, &rules, None) {
@@ -320,8 +322,8 @@ where
 
 impl<C, U, K> Future for Pump<C, U, K>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Parting + Unpin,
+    U: AsyncRead + AsyncWrite + Parting + Unpin,
     K: Deref<Target = Control> + Unpin,
 {
     type Output = Ended;

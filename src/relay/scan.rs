@@ -22,6 +22,8 @@ pub(super) struct Rules<'a> {
     pub(super) token: Option<[u8; 8]>,
     /// Where something waits to be put in.
     pub(super) gap: Gap,
+    /// The other peer has sent its Close: behind this one's comes its end.
+    pub(super) answering: bool,
 }
 
 /// A place where sockgate's own frames may go.

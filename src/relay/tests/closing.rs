@@ -123,6 +123,25 @@ async fn the_peers_own_closing_handshake_passes_untouched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn behind_a_closing_handshake_one_end_is_enough() {
+    for upstream_ends in [true, false] {
+        let mut rig = rig();
+        put(&mut rig.client, &encode_close(1000, "", Some(MASK))).await;
+        idle().await;
+        put(&mut rig.upstream, &encode_close(1000, "", None)).await;
+        idle().await;
+        assert!(!rig.ended.is_finished());
+        let ending = if upstream_ends { &mut rig.upstream } else { &mut rig.client };
+        ending.shutdown().await.unwrap();
+        let start = Instant::now();
+        assert_eq!(rig.ended.await.unwrap(), ended(Client, 1000, None));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(rest(&mut rig.client).await, encode_close(1000, "", None));
+        assert_eq!(rest(&mut rig.upstream).await, encode_close(1000, "", Some(MASK)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_upstreams_close_is_named_at_every_cut() {
     let close = encode_close(3999, "kept secret", None);
     for cut in 0..=close.len() {

@@ -16,8 +16,11 @@ use super::frame::{Header, Opcode, apply_mask, encode_close, encode_frame};
 use super::pump::{Peer, Pump};
 use super::{Control, Ended, RelaySettings, Tap};
 use crate::clock::Ticker;
+use crate::stream::Parting;
 
 pub(super) const MASK: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
+
+impl Parting for DuplexStream {}
 
 /// A relay that runs, and the far ends of its two peers.
 pub(super) struct Rig {
