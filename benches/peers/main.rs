@@ -14,9 +14,11 @@
 //! ```
 //!
 //! The proxy has core 0 for itself; the clients and the echo server share core 1.
-//! Each measurement starts a fresh process, and the proxies take turns (A B C,
-//! A B C, …), so that what disturbs one disturbs all. Figures are medians over the
-//! rounds; `÷ forwarder` is the median of the ratios within a round.
+//! The proxies take turns (A B C, B C A, …), so that what disturbs one disturbs all: where
+//! messages go back and forth or connections come and go, all stand side by side, and one at
+//! a time has a quarter of a second of the load, for as long as the rounds would have been;
+//! elsewhere each measurement starts a fresh process. Figures are medians over the turns;
+//! `÷ forwarder` is the median of the ratios of neighbouring turns.
 //!
 //! A proxy that asks another server about tokens (nginx) has it beside itself on its core,
 //! and what that takes counts as the proxy's.
@@ -44,7 +46,7 @@ use std::time::{Duration, Instant};
 
 use backend::Server;
 use proxy::{Proxy, Setup};
-use report::Results;
+use report::{Figures, Results};
 use scenario::{ALL, Pace, Scenario};
 
 const PROXY_CORE: &str = "0";
@@ -155,16 +157,23 @@ fn compare(wanted: &Wanted) -> io::Result<()> {
     for scenario in scenarios {
         let began = Instant::now();
         let mut results = Results::new(scenario.columns());
-        for _ in 0..wanted.pace.rounds {
-            for proxy in proxies.iter().filter(|proxy| scenario.suits(proxy)) {
-                let cores = if scenario.threads > 1 { "0,1" } else { PROXY_CORE };
-                let backend = backend.address;
-                let setup = Setup { threads: 1, cores, tls: false, logged: false, backend, files };
-                let measured = scenario.measure(proxy, setup, wanted.pace);
-                if let Err(error) = &measured {
-                    eprintln!("{}: {}: {error}", scenario.name, proxy.name);
+        let cores = if scenario.threads > 1 { "0,1" } else { PROXY_CORE };
+        let backend = backend.address;
+        let setup = Setup { threads: 1, cores, tls: false, logged: false, backend, files };
+        let suited: Vec<_> = proxies.iter().filter(|proxy| scenario.suits(proxy)).collect();
+        let mut found = |proxy: &Proxy, measured: io::Result<Figures>| {
+            if let Err(error) = &measured {
+                eprintln!("{}: {}: {error}", scenario.name, proxy.name);
+            }
+            results.add(&proxy.name, measured.ok());
+        };
+        if scenario.takes_turns() {
+            scenario.measure_all(&suited, setup, wanted.pace, found);
+        } else {
+            for _ in 0..wanted.pace.rounds {
+                for proxy in &suited {
+                    found(proxy, scenario.measure(proxy, setup, wanted.pace));
                 }
-                results.add(&proxy.name, measured.ok());
             }
         }
         let section = format!(

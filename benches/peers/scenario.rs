@@ -154,6 +154,12 @@ pub(crate) struct Pace {
 
 /// Before what is measured.
 const WARM_UP: Duration = Duration::from_millis(300);
+/// How long one proxy has the load for itself while all of them stand side by side.
+const TURN: Duration = Duration::from_millis(250);
+/// At the beginning of each turn: what the others have left in the caches goes.
+const SETTLE: Duration = Duration::from_millis(30);
+/// The most connections of each proxy where they all stand side by side.
+const SIDE_BY_SIDE: usize = 64;
 /// With the system calls counted.
 const COUNTED: Duration = Duration::from_millis(500);
 /// How many connections come and go at the same time.
@@ -215,17 +221,50 @@ impl Scenario {
         }
     }
 
-    /// One measurement of a fresh process; the values of [`Scenario::columns`].
-    pub(crate) fn measure(
+    /// Whether the proxies stand side by side and take turns, so that what disturbs one
+    /// disturbs all; else each measurement has the machine for itself.
+    pub(crate) fn takes_turns(&self) -> bool {
+        match self.work {
+            Work::Echo { connections, .. } => self.threads == 1 && connections <= SIDE_BY_SIDE,
+            Work::Cycle { .. } => true,
+            Work::Close { .. } | Work::Idle { .. } | Work::Stalled { .. } | Work::Start => false,
+        }
+    }
+
+    /// Measures all of `proxies` in turns, and tells `found` of each turn: the values of
+    /// [`Scenario::columns`]. Each turn of one is followed by one of every other.
+    pub(crate) fn measure_all(
         &self,
-        proxy: &Proxy,
+        proxies: &[&Proxy],
         setup: Setup<'_>,
         pace: Pace,
-    ) -> io::Result<Figures> {
-        let tls = matches!(self.work, Work::Idle { tls: true, .. });
+        mut found: impl FnMut(&Proxy, io::Result<Figures>),
+    ) {
+        let mut sessions = Vec::new();
+        for &proxy in proxies {
+            match self.begin(proxy, setup) {
+                Ok(session) => sessions.push((proxy, session)),
+                Err(error) => found(proxy, Err(error)),
+            }
+        }
+        let all = pace.measured * u32::try_from(pace.rounds).unwrap_or(u32::MAX);
+        for turn in 0..all.div_duration_f64(TURN).ceil() as usize {
+            let first = turn % sessions.len().max(1);
+            let (late, early) = sessions.split_at_mut(first);
+            for (proxy, session) in early.iter_mut().chain(late) {
+                found(proxy, session.measure(TURN).map(|(cpu, seen)| self.told(cpu, None, &seen)));
+            }
+        }
+        for (proxy, session) in &mut sessions {
+            found(proxy, session.count().map(|(calls, seen)| self.told(None, calls, &seen)));
+        }
+    }
+
+    /// Starts `proxy` and brings it under the load.
+    fn begin(&self, proxy: &Proxy, setup: Setup<'_>) -> io::Result<Session> {
         let logged = matches!(self.work, Work::Cycle { logged: true, .. });
-        let running = proxy.start(&Setup { tls, logged, threads: self.threads, ..setup })?;
-        match self.work {
+        let running = proxy.start(&Setup { logged, threads: self.threads, ..setup })?;
+        let load = match self.work {
             Work::Echo { payload, connections, window, judged } => {
                 let (token, content) = if judged {
                     (Token::Renewed, wire::json(payload))
@@ -236,24 +275,56 @@ impl Scenario {
                 let mut openings = Openings::new(token);
                 // Each takes two descriptors of the proxy, and nginx some for its auth server.
                 let connections = connections.min(setup.files as usize / 2 - 300);
-                let mut echo = Echo::open(&running, &mut openings, connections, &content, window)?;
-                measured(&running, pace, |time| echo.run(time)).map(|(cpu, calls, seen)| {
-                    vec![cpu, calls, rate(&seen), p(&seen, 0.5), p(&seen, 0.99)]
-                })
+                Load::Echo(Echo::open(&running, &mut openings, connections, &content, window)?)
             }
             Work::Cycle { token, rate, .. } => {
-                let plan = cycle::Plan {
-                    abreast: ABREAST,
-                    refused: token == Token::Forged,
-                    both_close: false,
-                    rate,
-                };
-                let mut openings = Openings::new(token);
-                measured(&running, pace, |time| {
-                    cycle::run(&running, &mut openings, plan, Until::Time(time))
-                })
-                .map(|(cpu, calls, seen)| cycled(cpu, calls, &seen))
+                let refused = token == Token::Forged;
+                let plan = cycle::Plan { abreast: ABREAST, refused, both_close: false, rate };
+                Load::Cycle(Openings::new(token), plan)
             }
+            Work::Close { .. } | Work::Idle { .. } | Work::Stalled { .. } | Work::Start => {
+                return Err(io::Error::other("is not a load that goes on"));
+            }
+        };
+        let mut session = Session { running, load };
+        session.run(WARM_UP)?;
+        Ok(session)
+    }
+
+    /// What was seen of echoes or cycles, as the values of [`Scenario::columns`].
+    fn told(&self, cpu: Option<f64>, calls: Option<f64>, seen: &Seen) -> Figures {
+        // The rate while calls are counted says nothing.
+        let timed = |figure: f64| cpu.map(|_| figure);
+        let mut told = vec![
+            cpu,
+            calls,
+            timed(rate(seen)),
+            timed(seen.latency.quantile(0.5)),
+            timed(seen.latency.quantile(0.99)),
+        ];
+        if let Work::Cycle { .. } = self.work {
+            told.extend([Some(seen.lost as f64), Some(seen.failed as f64)]);
+        }
+        told
+    }
+
+    /// One measurement of a fresh process; the values of [`Scenario::columns`].
+    pub(crate) fn measure(
+        &self,
+        proxy: &Proxy,
+        setup: Setup<'_>,
+        pace: Pace,
+    ) -> io::Result<Figures> {
+        if let Work::Echo { .. } | Work::Cycle { .. } = self.work {
+            let mut session = self.begin(proxy, setup)?;
+            let (cpu, seen) = session.measure(pace.measured)?;
+            let (calls, _) = session.count()?;
+            return Ok(self.told(cpu, calls, &seen));
+        }
+        let tls = matches!(self.work, Work::Idle { tls: true, .. });
+        let running = proxy.start(&Setup { tls, threads: self.threads, ..setup })?;
+        match self.work {
+            Work::Echo { .. } | Work::Cycle { .. } => Ok(Vec::new()),
             Work::Close { cycles } => {
                 let plan =
                     cycle::Plan { abreast: ABREAST, refused: false, both_close: true, rate: None };
@@ -266,7 +337,7 @@ impl Scenario {
                 let lost = load::ended_without_close(setup.backend)? - lost_before;
                 Ok(vec![
                     each(cpu, &seen),
-                    rate(&seen),
+                    Some(rate(&seen)),
                     Some(seen.completed as f64),
                     Some(seen.lost as f64),
                     Some(lost as f64),
@@ -293,36 +364,49 @@ impl Scenario {
     }
 }
 
-/// CPU time and system calls of one operation, and what the clients saw.
-fn measured(
-    running: &Running,
-    pace: Pace,
-    mut load: impl FnMut(Duration) -> io::Result<Seen>,
-) -> io::Result<(Option<f64>, Option<f64>, Seen)> {
-    load(WARM_UP)?;
-    let before = machine::cpu(&running.judging);
-    let seen = load(pace.measured)?;
-    let cpu = machine::cpu(&running.judging) - before;
-    let counter = SyscallCounter::start(&running.judging);
-    let counted = load(COUNTED)?;
-    let calls = counter.and_then(SyscallCounter::stop);
-    let calls = calls.map(|calls| calls as f64 / counted.completed.max(1) as f64);
-    Ok((each(cpu, &seen), calls, seen))
+/// A proxy under a load that goes on.
+struct Session {
+    running: Running,
+    load: Load,
+}
+
+enum Load {
+    Echo(Echo),
+    Cycle(Openings, cycle::Plan),
+}
+
+impl Session {
+    fn run(&mut self, time: Duration) -> io::Result<Seen> {
+        match &mut self.load {
+            Load::Echo(echo) => echo.run(time),
+            Load::Cycle(openings, plan) => {
+                cycle::run(&self.running, openings, *plan, Until::Time(time))
+            }
+        }
+    }
+
+    /// CPU time of one operation, and what the clients saw.
+    fn measure(&mut self, time: Duration) -> io::Result<(Option<f64>, Seen)> {
+        self.run(SETTLE)?;
+        let before = machine::cpu(&self.running.judging);
+        let seen = self.run(time)?;
+        let cpu = machine::cpu(&self.running.judging) - before;
+        Ok((each(cpu, &seen), seen))
+    }
+
+    /// System calls of one operation, and what the clients saw.
+    fn count(&mut self) -> io::Result<(Option<f64>, Seen)> {
+        let counter = SyscallCounter::start(&self.running.judging);
+        let seen = self.run(COUNTED)?;
+        let calls = counter.and_then(SyscallCounter::stop);
+        Ok((calls.map(|calls| calls as f64 / seen.completed.max(1) as f64), seen))
+    }
 }
 
 fn each(cpu: Duration, seen: &Seen) -> Option<f64> {
     (seen.completed > 0).then(|| cpu.as_secs_f64() * 1e6 / seen.completed as f64)
 }
 
-fn rate(seen: &Seen) -> Option<f64> {
-    Some(seen.completed as f64 / seen.elapsed.as_secs_f64())
-}
-
-fn p(seen: &Seen, share: f64) -> Option<f64> {
-    Some(seen.latency.quantile(share))
-}
-
-fn cycled(cpu: Option<f64>, calls: Option<f64>, seen: &Seen) -> Figures {
-    let count = |count: u64| Some(count as f64);
-    vec![cpu, calls, rate(seen), p(seen, 0.5), p(seen, 0.99), count(seen.lost), count(seen.failed)]
+fn rate(seen: &Seen) -> f64 {
+    seen.completed as f64 / seen.elapsed.as_secs_f64()
 }
