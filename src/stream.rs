@@ -106,8 +106,12 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// How the last bytes of a stream go out.
+/// How a stream ends.
 pub trait Parting {
+    /// Whether a peer that has nothing more to say only ends it. TLS has its close_notify to
+    /// say (RFC 8446 §6.1).
+    fn ends_quietly(&self) -> bool;
+
     /// Takes `bytes` to be sent with the shutdown, which has to follow at once; how many
     /// were taken. The rest is for a write, as is all of it where nothing is gained.
     fn take_last(&self, _bytes: &[u8]) -> usize {
@@ -116,6 +120,10 @@ pub trait Parting {
 }
 
 impl Parting for Stream {
+    fn ends_quietly(&self) -> bool {
+        matches!(self, Stream::Tcp(_) | Stream::Unix(_))
+    }
+
     fn take_last(&self, bytes: &[u8]) -> usize {
         let Stream::Tcp(tcp) = self else { return 0 };
         let flags = SendFlags::MORE | SendFlags::NOSIGNAL;

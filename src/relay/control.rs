@@ -182,6 +182,12 @@ impl Tally {
         self.frames.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
+    /// How many of the frames were Pings.
+    pub(super) fn pings(&self) -> u64 {
+        let [_, _, _, pings, _, _] = &self.frames;
+        pings.load(Ordering::Relaxed)
+    }
+
     pub(super) fn add_bytes(&self, count: usize) {
         add(&self.bytes, count as u64);
     }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
 use super::CLOSING;
-use super::control::Control;
+use super::control::{Control, Direction};
 use super::pipe::{Course, Pipe, Source, Target};
 use super::pump::{Ended, Initiator, Pump, ROUNDS};
 use crate::close::Reason;
@@ -20,6 +20,9 @@ use crate::stream::Parting;
 /// How long an upstream may take to answer for a client that broke a rule, and a
 /// message in flight to end before a drain.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many bytes TCP sends before the first of them is acknowledged (RFC 6928 §2).
+const INITIAL_WINDOW: u64 = 14_600;
 
 impl<C, U, K> Pump<C, U, K>
 where
@@ -174,9 +177,10 @@ where
         let client_let = self.down.target != Target::Open;
         let upstream_let = self.up.target != Target::Open;
         let all = client_ended && upstream_ended && client_let && upstream_let;
-        // One end is enough behind a closing handshake: the other peer has said its last.
-        let either = (upstream_ended && client_let) || (client_ended && upstream_let);
-        all || (either && self.is_closed()) || (self.up.source == Source::Reset && upstream_let)
+        let early = self.is_closed()
+            && ((upstream_ended && client_let && self.is_client_done())
+                || (client_ended && upstream_let && self.is_upstream_done()));
+        all || early || (self.up.source == Source::Reset && upstream_let)
     }
 
     /// Whether each peer has sent its Close and been handed one (RFC 6455 §7.1.4).
@@ -185,6 +189,26 @@ where
             let whole = pipe.scanner.at_boundary() && pipe.is_clear();
             pipe.peer_close.is_some() && pipe.target_closed && whole
         })
+    }
+
+    /// Whether the client, which has sent its Close, will send nothing more, and so need
+    /// not be waited for. What came after all would be answered with a reset, which takes
+    /// with it what the kernel still holds for the client. So it must not owe an answer to
+    /// a Ping, nor be waiting for more than goes out without one of its acknowledgements.
+    fn is_client_done(&self) -> bool {
+        let quiet = self.client.ends_quietly() && self.token.is_none();
+        quiet && self.is_little(Direction::Down)
+    }
+
+    /// The same of the upstream.
+    fn is_upstream_done(&self) -> bool {
+        self.upstream.ends_quietly() && self.is_little(Direction::Up)
+    }
+
+    /// Whether all that has ever passed in `direction` is little, and no Ping.
+    fn is_little(&self, direction: Direction) -> bool {
+        let tally = self.control.tally(direction);
+        tally.bytes() <= INITIAL_WINDOW && tally.pings() == 0
     }
 
     /// Lets go of both sides. What they sent and nobody read would turn the

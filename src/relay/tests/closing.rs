@@ -142,6 +142,35 @@ async fn behind_a_closing_handshake_one_end_is_enough() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_may_have_more_to_say_is_waited_for() {
+    let pinged: fn(Option<[u8; 4]>) -> Vec<u8> = |mask| encode_frame(Opcode::PING, b"", mask);
+    let much: fn(Option<[u8; 4]>) -> Vec<u8> =
+        |mask| encode_frame(Opcode::BINARY, &[0; 20_000], mask);
+    for upstream_ends in [true, false] {
+        for before in [pinged, much] {
+            let mut rig = rig();
+            let (ending, mask, staying, answer) = match upstream_ends {
+                true => (&mut rig.upstream, None, &mut rig.client, Some(MASK)),
+                false => (&mut rig.client, Some(MASK), &mut rig.upstream, None),
+            };
+            put(staying, &encode_close(1000, "", answer)).await;
+            idle().await;
+            let said = [before(mask), encode_close(1000, "", mask)].concat();
+            put(ending, &said).await;
+            ending.shutdown().await.unwrap();
+            idle().await;
+            assert!(!rig.ended.is_finished());
+            put(staying, &encode_frame(Opcode::PONG, b"", answer)).await;
+            assert_eq!(rest(staying).await, said);
+            staying.shutdown().await.unwrap();
+            let start = Instant::now();
+            rig.ended.await.unwrap();
+            assert!(start.elapsed() < Duration::from_millis(10));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_upstreams_close_is_named_at_every_cut() {
     let close = encode_close(3999, "kept secret", None);
     for cut in 0..=close.len() {
