@@ -1,6 +1,9 @@
 //! The pipe: frames pass unread and unchanged, and end in order.
 
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Type};
 
 use super::support::{
     Frame, Gate, Opcode, PATIENCE, Request, Socket, Upstream, eventually, members, token,
@@ -321,6 +324,31 @@ fn a_client_that_does_not_read_stops_the_upstream_and_fills_no_buffer() {
     while upstream.flooded() <= stopped + 1_000_000 {
         assert_eq!(socket.receive().payload.len(), 65_000);
     }
+}
+
+/// The gate waits for a client that may still have to answer: what comes once its socket
+/// is closed makes the kernel take back what the client has not got yet.
+#[test]
+fn a_client_that_answers_a_ping_behind_its_close_gets_all_that_the_upstream_said() {
+    let upstream = Upstream::start();
+    let gate = start("ping_interval: 30s", &upstream);
+    let stream = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    stream.set_recv_buffer_size(8192).expect("a small one");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.connect(&gate.address().into()).expect("the gate listens");
+    let request = Request::upgrade("/ws/parting").cookie(&token("alice"));
+    let mut socket = request.open_on(TcpStream::from(stream));
+    socket.send_frame(&Frame::close(1000, ""));
+    let ping = socket.read_frame().expect("a frame").expect("not the end");
+    assert_eq!(ping, Frame::new(Opcode::Ping, ""));
+    // By then the upstream has ended, and far from all that it said is on its way.
+    std::thread::sleep(Duration::from_millis(200));
+    socket.send_frame(&Frame::new(Opcode::Pong, ""));
+    let last = socket.read_frame().expect("no reset").expect("not the end");
+    assert_eq!(last.payload.len(), 150_000);
+    let close = socket.read_frame().expect("no reset").expect("not the end");
+    assert_eq!(close, Frame::close(1000, ""));
+    assert_eq!(socket.read_frame().expect("no reset"), None);
 }
 
 #[test]

@@ -11,7 +11,8 @@
 //! which it must not have; `greet` sends a message in the segment of the 101;
 //! `push-N` sends a binary message of N bytes; `hex-…` sends those bytes; `slow-N`
 //! sends the message of N bytes one byte at a time; `ping` starts with a ping;
-//! `flood` sends messages for ever and never reads. An echo that is told `hang up`
+//! `flood` sends messages for ever and never reads; `parting` answers a Close with a ping,
+//! 150,000 bytes and its own Close. An echo that is told `hang up`
 //! ends the stream between two frames. Plain HTTP: `sse` streams three events, the
 //! later two as the test releases them; `later-N` answers after N ms; `await` never
 //! answers, and `await-stream` streams one event, until the connection ends;
@@ -426,6 +427,15 @@ fn serve_upgrade(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) 
                 memory.lock().expect("no server died").flooded += 65_000;
             }
             memory.lock().expect("no server died").closes.push(None);
+            return Ok(());
+        }
+        ("parting", _) => {
+            stream.write_all(&answer)?;
+            while Frame::read(stream)?.is_some_and(|frame| frame.opcode != Opcode::Close) {}
+            let last = Frame::new(Opcode::Binary, vec![b'x'; 150_000]);
+            for frame in [Frame::new(Opcode::Ping, ""), last, Frame::close(1000, "")] {
+                stream.write_all(&frame.unmasked())?;
+            }
             return Ok(());
         }
         ("slow", length) => {
