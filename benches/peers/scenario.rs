@@ -280,7 +280,7 @@ impl Scenario {
             Work::Cycle { token, rate, .. } => {
                 let refused = token == Token::Forged;
                 let plan = cycle::Plan { abreast: ABREAST, refused, both_close: false, rate };
-                Load::Cycle(Openings::new(token), plan)
+                Load::Cycle(Box::new(Openings::new(token)), plan)
             }
             Work::Close { .. } | Work::Idle { .. } | Work::Stalled { .. } | Work::Start => {
                 return Err(io::Error::other("is not a load that goes on"));
@@ -372,7 +372,7 @@ struct Session {
 
 enum Load {
     Echo(Echo),
-    Cycle(Openings, cycle::Plan),
+    Cycle(Box<Openings>, cycle::Plan),
 }
 
 impl Session {
