@@ -250,8 +250,8 @@ impl Scenario {
         let all = pace.measured * u32::try_from(pace.rounds).unwrap_or(u32::MAX);
         for turn in 0..all.div_duration_f64(TURN).ceil() as usize {
             let first = turn % sessions.len().max(1);
-            let (late, early) = sessions.split_at_mut(first);
-            for (proxy, session) in early.iter_mut().chain(late) {
+            let (last, next) = sessions.split_at_mut(first);
+            for (proxy, session) in next.iter_mut().chain(last) {
                 found(proxy, session.measure(TURN).map(|(cpu, seen)| self.told(cpu, None, &seen)));
             }
         }
@@ -315,17 +315,17 @@ impl Scenario {
         setup: Setup<'_>,
         pace: Pace,
     ) -> io::Result<Figures> {
-        if let Work::Echo { .. } | Work::Cycle { .. } = self.work {
-            let mut session = self.begin(proxy, setup)?;
-            let (cpu, seen) = session.measure(pace.measured)?;
-            let (calls, _) = session.count()?;
-            return Ok(self.told(cpu, calls, &seen));
-        }
         let tls = matches!(self.work, Work::Idle { tls: true, .. });
-        let running = proxy.start(&Setup { tls, threads: self.threads, ..setup })?;
+        let start = || proxy.start(&Setup { tls, threads: self.threads, ..setup });
         match self.work {
-            Work::Echo { .. } | Work::Cycle { .. } => Ok(Vec::new()),
+            Work::Echo { .. } | Work::Cycle { .. } => {
+                let mut session = self.begin(proxy, setup)?;
+                let (cpu, seen) = session.measure(pace.measured)?;
+                let (calls, _) = session.count()?;
+                Ok(self.told(cpu, calls, &seen))
+            }
             Work::Close { cycles } => {
+                let running = start()?;
                 let plan =
                     cycle::Plan { abreast: ABREAST, refused: false, both_close: true, rate: None };
                 let mut openings = Openings::new(Token::Fresh);
@@ -345,20 +345,21 @@ impl Scenario {
                 ])
             }
             Work::Idle { connections, .. } => {
-                let memory = idle::run(&running, &mut Openings::new(Token::Fresh), connections)?;
+                let memory = idle::run(&start()?, &mut Openings::new(Token::Fresh), connections)?;
                 let mib = |bytes: u64| Some(bytes as f64 / 1024.0 / 1024.0);
                 let per = (memory.with as f64 - memory.before as f64) / connections as f64 / 1024.0;
                 Ok(vec![Some(per), mib(memory.before), mib(memory.with), mib(memory.after)])
             }
             Work::Stalled { connections } => {
-                let stalled = idle::stall(&running, &mut Openings::new(Token::Fresh), connections)?;
+                let stalled =
+                    idle::stall(&start()?, &mut Openings::new(Token::Fresh), connections)?;
                 let kib = |bytes: u64| Some(bytes as f64 / 1024.0 / connections as f64);
                 Ok(vec![kib(stalled.resident), kib(stalled.kernel)])
             }
             Work::Start => {
                 let size = proxy.size() as f64 / 1024.0 / 1024.0;
                 let own = proxy.kind != Kind::Forwarder;
-                Ok(vec![Some(running.ready.as_secs_f64() * 1000.0), own.then_some(size)])
+                Ok(vec![Some(start()?.ready.as_secs_f64() * 1000.0), own.then_some(size)])
             }
         }
     }
