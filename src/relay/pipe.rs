@@ -241,12 +241,11 @@ impl Pipe {
         }
         if scan.forward > 0 && !self.is_discarding() {
             tally.add_bytes(scan.forward);
-            let bytes = &mut bytes[..scan.forward];
             // What a tap holds back would come too late.
-            let taken = match watched {
-                true => 0,
-                false => self.part(reader, writer, context, [bytes, spare], rules),
-            };
+            let parts = rules.answering && self.peer_close.is_some() && !watched;
+            let bytes = &bytes[..scan.forward];
+            let taken =
+                if parts { self.part(reader, writer, context, bytes, spare, rules) } else { 0 };
             self.write(writer, context, &bytes[taken..]);
         }
         match scan.stop {
@@ -263,16 +262,17 @@ impl Pipe {
 
     /// Behind an answer to a Close comes the source's end, as a rule at once: then it takes
     /// `bytes`, which end with the answer, along to the target. How many it took.
+    #[cold]
     fn part<R: AsyncRead + Unpin, W: Parting>(
         &mut self,
         reader: &mut R,
         writer: &W,
         context: &mut Context<'_>,
-        [bytes, spare]: [&mut [u8]; 2],
+        bytes: &[u8],
+        spare: &mut [u8],
         rules: &Rules<'_>,
     ) -> usize {
-        let answered = rules.answering && self.peer_close.is_some();
-        if !answered || self.kept.is_some() || spare.is_empty() {
+        if self.kept.is_some() || spare.is_empty() {
             return 0;
         }
         match self.fill(reader, context, spare, rules) {
@@ -289,6 +289,7 @@ impl Pipe {
     }
 
     /// Puts bytes into the scratch buffer: those from before, or a new read.
+    #[inline(always)]
     fn fill<R: AsyncRead + Unpin>(
         &mut self,
         reader: &mut R,
