@@ -288,7 +288,8 @@ impl Pipe {
         }
     }
 
-    /// Puts bytes into the scratch buffer: those from before, or a new read.
+    /// Puts bytes into the scratch buffer: those from before, or a new read. Inlined, since
+    /// it has a second caller, for whose sake every message would pay for a call.
     #[inline(always)]
     fn fill<R: AsyncRead + Unpin>(
         &mut self,
