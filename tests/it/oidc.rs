@@ -224,6 +224,7 @@ fn a_provider_that_is_down_at_first_is_found_when_it_comes_up() {
     becomes_degraded(&gate, &json!([]));
     opens(&gate, &provider.token("chat"));
     assert!(gate.metric(REFRESHES, &["outcome=\"failure\""]) >= 1.0);
+    gate.line("of the keys' return", |line| line["message"] == "keys fetched again");
     let about_keys = |line: &&Value| line["verifier"] == "app" && line["level"].is_string();
     let lines = gate.lines();
     let told: Vec<&str> =
