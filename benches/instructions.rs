@@ -17,7 +17,9 @@
 #[expect(dead_code, reason = "only its future is used here")]
 mod forwarder;
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ use bytes::Bytes;
 use forwarder::Forward;
 use sockgate::clock::Ticker;
 use sockgate::relay::frame::{Opcode, encode_frame};
-use sockgate::relay::{Control, RelaySettings, relay};
+use sockgate::relay::{Control, RelaySettings, Tap, TapVerdict, relay};
 use sockgate::stream::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -35,16 +37,30 @@ struct Case {
     name: &'static str,
     payload: usize,
     messages: usize,
+    /// A tap looks at each of the client's.
+    watched: bool,
     /// Instructions per round trip of all `messages`. After a change for the
     /// better, or one that is worth its price, write the new figure down here.
     recorded: u64,
 }
 
 const CASES: &[Case] = &[
-    Case { name: "64 B", payload: 64, messages: 1, recorded: 9_300 },
-    Case { name: "16 times 64 B", payload: 64, messages: 16, recorded: 9_945 },
-    Case { name: "16 KiB", payload: 16 * 1024, messages: 1, recorded: 9_497 },
+    case("64 B", 64, 1, false, 9_300),
+    case("16 times 64 B", 64, 16, false, 9_945),
+    case("16 KiB", 16 * 1024, 1, false, 9_497),
+    case("64 B, watched", 64, 1, true, 9_300),
+    case("16 KiB, watched", 16 * 1024, 1, true, 9_300),
 ];
+
+const fn case(
+    name: &'static str,
+    payload: usize,
+    messages: usize,
+    watched: bool,
+    recorded: u64,
+) -> Case {
+    Case { name, payload, messages, watched, recorded }
+}
 
 /// By how much a figure may differ, in percent: another compiler or tokio does
 /// a little.
@@ -75,7 +91,7 @@ fn main() -> io::Result<ExitCode> {
         };
         let (name, recorded) = (case.name, case.recorded);
         println!(
-            "{name:<14} {each:>6} instructions a round trip, forwarder {bound:>6}; \
+            "{name:<15} {each:>6} instructions a round trip, forwarder {bound:>6}; \
              {verdict} ({recorded})"
         );
     }
@@ -125,7 +141,7 @@ fn play(who: &str, case: &Case, rounds: u64) {
                 Arc::new(Control::new(0)),
                 Arc::new(Ticker::default()),
                 RelaySettings::default(),
-                None,
+                case.watched.then(|| Box::new(Untaking) as Box<dyn Tap>),
             );
             tokio::spawn(async {
                 relaying.await;
@@ -140,4 +156,21 @@ fn play(who: &str, case: &Case, rounds: u64) {
         drop((client, upstream));
         relaying.await.expect("the relay ends");
     });
+}
+
+/// Looks at messages and takes none.
+struct Untaking;
+
+impl Tap for Untaking {
+    fn max_bytes(&self) -> usize {
+        16 * 1024
+    }
+
+    fn takes(&self, message: &[u8], _: bool) -> bool {
+        message.is_empty()
+    }
+
+    fn take(&mut self, _: Vec<u8>, _: bool) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
+        Box::pin(std::future::ready(TapVerdict::Continue { instead: None, reply: None }))
+    }
 }

@@ -95,6 +95,29 @@ fn credential(bencher: Bencher<'_, '_>, kind: &str) {
     });
 }
 
+// ---- logins among messages -------------------------------------------------
+
+/// Telling that a message is no second login; `escaped` has to be read for it.
+#[divan::bench(args = ["64 B", "15 KiB", "15 KiB, escaped"])]
+fn other_message(bencher: Bencher<'_, '_>, kind: &str) {
+    let config = json!({
+        "message": { "where": { "/type": "auth" }, "token": "/token" }, "verifier": "app",
+    });
+    let config: CredentialConfig = serde_json::from_value(config).expect("a credential");
+    let sources = Sources::compile(&[config]).unwrap_or_else(|_| panic!("sources"));
+    let source = sources.message().expect("a message");
+    let (length, line) = match kind {
+        "64 B" => (1, "a line"),
+        "15 KiB" => (600, "a line of the text"),
+        _ => (600, "a line of the t\u{0}xt"),
+    };
+    let message = json!({ "type": "say", "room": "lobby", "lines": vec![line; length] });
+    let (message, mut follower) = (message.to_string(), source.follower());
+    bencher
+        .counter(BytesCount::new(message.len()))
+        .bench_local(|| follower.see(source, black_box(message.as_bytes()), true));
+}
+
 // ---- JWT ------------------------------------------------------------------
 
 /// One token's verification, claims and subject included; nothing is cached.

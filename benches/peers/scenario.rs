@@ -23,9 +23,8 @@ pub(crate) struct Scenario {
 /// What the clients do.
 #[derive(Clone, Copy)]
 pub(crate) enum Work {
-    /// Messages of `payload` bytes, echoed. `judged`: each is JSON on a route where it
-    /// could be a new login.
-    Echo { payload: usize, connections: usize, window: Window, judged: bool },
+    /// Messages of `payload` bytes, echoed.
+    Echo { payload: usize, connections: usize, window: Window, content: Content },
     /// Whole connections, so many a second if there is a rate, or as many as there can be.
     /// `logged`: each proxy writes what it has to say of them into a file.
     Cycle { token: Token, rate: Option<u32>, logged: bool },
@@ -40,6 +39,17 @@ pub(crate) enum Work {
     Start,
 }
 
+/// What messages are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    Binary,
+    /// JSON, on a route where each could be a new login.
+    Json,
+    /// The same with a letter in it that is escaped, as those of a login could be: each has
+    /// to be read.
+    Escaped,
+}
+
 const KIB: usize = 1024;
 
 /// All scenarios, in the order of the report.
@@ -48,16 +58,23 @@ pub(crate) const ALL: &[Scenario] = &[
     echo("small-16", "64 B, 64 connections, 16 in flight on each", 64, 64, Window::Each(16)),
     echo("large-16k", "16 KiB, 64 connections, 1 in flight on each", 16 * KIB, 64, Window::Each(1)),
     echo("large-1m", "1 MiB, 8 connections, 1 in flight on each", KIB * KIB, 8, Window::Each(1)),
-    judged("judged-1", "64 B, 64 connections, each message looked at for a new login", 1, 64, 1),
-    judged("judged-16", "The same, 16 in flight on each", 1, 64, 16),
+    judged(
+        "judged-1",
+        "64 B, 64 connections, each message looked at for a new login",
+        64,
+        1,
+        Content::Json,
+    ),
+    judged("judged-16", "The same, 16 in flight on each", 64, 16, Content::Json),
     judged(
         "judged-15k",
         "15 KiB, 16 connections, 16 in flight on each, each looked at",
-        1,
         15 * KIB,
         16,
+        Content::Json,
     ),
-    judged("judged-15k-2", "The same with two threads", 2, 15 * KIB, 16),
+    READ,
+    Scenario { name: "read-15k-2", title: "The same with two threads", threads: 2, ..READ },
     cycle("upgrade", "Connections with a fresh JWT (HS256) each", Token::Fresh),
     Scenario {
         name: "upgrade-paced",
@@ -106,7 +123,12 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "threads-2",
         title: "64 B, 64 connections, 16 in flight on each, two threads",
         threads: 2,
-        work: Work::Echo { payload: 64, connections: 64, window: Window::Each(16), judged: false },
+        work: Work::Echo {
+            payload: 64,
+            connections: 64,
+            window: Window::Each(16),
+            content: Content::Binary,
+        },
     },
     Scenario {
         name: "start",
@@ -123,22 +145,29 @@ const fn echo(
     connections: usize,
     window: Window,
 ) -> Scenario {
-    let work = Work::Echo { payload, connections, window, judged: false };
+    let work = Work::Echo { payload, connections, window, content: Content::Binary };
     Scenario { name, title, threads: 1, work }
 }
 
 const fn judged(
     name: &'static str,
     title: &'static str,
-    threads: usize,
     payload: usize,
     in_flight: usize,
+    content: Content,
 ) -> Scenario {
     let connections = if payload > KIB { 16 } else { 64 };
     let window = Window::Each(in_flight);
-    let work = Work::Echo { payload, connections, window, judged: true };
-    Scenario { name, title, threads, work }
+    Scenario { name, title, threads: 1, work: Work::Echo { payload, connections, window, content } }
 }
+
+const READ: Scenario = judged(
+    "read-15k",
+    "The same with an escaped letter in each, so that it has to be read",
+    15 * KIB,
+    16,
+    Content::Escaped,
+);
 
 const fn cycle(name: &'static str, title: &'static str, token: Token) -> Scenario {
     Scenario { name, title, threads: 1, work: Work::Cycle { token, rate: None, logged: false } }
@@ -173,7 +202,9 @@ impl Scenario {
             && match self.work {
                 Work::Cycle { token, .. } => proxy.kind.judges(token),
                 Work::Idle { tls, .. } => !tls || proxy.kind.knows_tls(),
-                Work::Echo { judged: true, .. } => proxy.kind.judges(Token::Renewed),
+                Work::Echo { content: Content::Json | Content::Escaped, .. } => {
+                    proxy.kind == Kind::Forwarder || proxy.kind.judges(Token::Renewed)
+                }
                 Work::Echo { .. } | Work::Close { .. } | Work::Stalled { .. } | Work::Start => true,
             }
     }
@@ -265,12 +296,12 @@ impl Scenario {
         let logged = matches!(self.work, Work::Cycle { logged: true, .. });
         let running = proxy.start(&Setup { logged, threads: self.threads, ..setup })?;
         let load = match self.work {
-            Work::Echo { payload, connections, window, judged } => {
-                let (token, content) = if judged {
-                    (Token::Renewed, wire::json(payload))
-                } else {
-                    let byte = |index| (index * 7 + index / 251) as u8;
-                    (Token::Fresh, (0..payload).map(byte).collect())
+            Work::Echo { payload, connections, window, content } => {
+                let byte = |index| (index * 7 + index / 251) as u8;
+                let (token, content) = match content {
+                    Content::Binary => (Token::Fresh, (0..payload).map(byte).collect()),
+                    Content::Json => (Token::Renewed, wire::json("", payload)),
+                    Content::Escaped => (Token::Renewed, wire::json(r"\u00fc", payload)),
                 };
                 let mut openings = Openings::new(token);
                 // Each takes two descriptors of the proxy, and nginx some for its auth server.

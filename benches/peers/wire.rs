@@ -168,11 +168,11 @@ pub(crate) fn frame(opcode: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     frame
 }
 
-/// `length` bytes of JSON, a message of an application.
-pub(crate) fn json(length: usize) -> Vec<u8> {
-    let (begin, end) = (r#"{"type":"say","list":["#, "7]}");
+/// `length` bytes of JSON, a message of an application with this `text` in it.
+pub(crate) fn json(text: &str, length: usize) -> Vec<u8> {
+    let (begin, end) = (format!(r#"{{"type":"say","text":"{text}","list":["#), "7]}");
     let items: String = "7,".chars().cycle().take(length - begin.len() - end.len()).collect();
-    [begin, &items, end].concat().into_bytes()
+    [&begin, &items, end].concat().into_bytes()
 }
 
 /// The head of a final frame.

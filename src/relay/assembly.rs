@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::frame::{Header, Opcode, apply_mask};
-use super::pipe::Pipe;
-use super::scan::{Next, Rules, Scan, Stop};
+use super::pipe::{Course, Pipe};
+use super::scan::{Gap, Next, Rules, Scan, Stop};
 use crate::close::Reason;
 
 /// Sees each client message of a bounded size and may take it.
@@ -127,6 +127,12 @@ impl Assembly {
         self.verdict.is_some()
     }
 
+    /// Whether nothing is to be done before something comes from a peer.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        self.verdict.is_none() && self.reply.is_none()
+    }
+
     /// Whether a part of a message is held back, and the rest of it has yet to come.
     pub(super) fn is_holding(&self) -> bool {
         self.state == State::Holding
@@ -161,9 +167,55 @@ impl Assembly {
         if !raw.is_empty() && self.tap.could_take(&begun, text) { Vec::new() } else { raw }
     }
 
-    /// Follows the frames in `bytes`, as [`Pipe::scan`] does, but puts what is
-    /// for the target straight into the pipe and data messages together first.
-    pub(super) fn scan(&mut self, pipe: &mut Pipe, bytes: &[u8], rules: &Rules<'_>) -> Scan {
+    /// Follows the frames in `bytes`, as [`Pipe::scan`] does, but looks at data messages
+    /// before they pass: at those that are whole where they are, and the others are put
+    /// together first, and what is for the target straight into the pipe.
+    pub(super) fn scan(&mut self, pipe: &mut Pipe, bytes: &mut [u8], rules: &Rules<'_>) -> Scan {
+        let skimmed = self.skim(pipe, bytes, rules);
+        if skimmed.read > 0 { skimmed } else { self.assemble(pipe, bytes, rules) }
+    }
+
+    /// Goes past whole messages at the front. Each is unmasked where it is for as long as
+    /// the tap looks at it.
+    fn skim(&mut self, pipe: &mut Pipe, bytes: &mut [u8], rules: &Rules<'_>) -> Scan {
+        let tally = rules.control.tally(rules.direction);
+        let mut read = 0;
+        while let Some(header) = self.whole(pipe, &bytes[read..], rules) {
+            let (mask, text) = (header.mask.unwrap_or_default(), header.opcode == Opcode::TEXT);
+            let end = read + header.len + header.payload as usize;
+            let payload = &mut bytes[read + header.len..end];
+            rules.control.passed_data(rules.now);
+            tally.add_frames(header.opcode, 1);
+            pipe.enter_data(&header);
+            apply_mask(payload, mask, 0);
+            if self.tap.takes(payload, text) {
+                self.verdict = Some(self.tap.take(payload.to_vec(), text));
+                return Scan { forward: read, read: end, stop: Stop::Boundary };
+            }
+            apply_mask(payload, mask, 0);
+            read = end;
+        }
+        let stop = if read == bytes.len() { Stop::End } else { Stop::Whole };
+        Scan { forward: read, read, stop }
+    }
+
+    /// The head of the frame that `bytes` begin with, if it is a message that the tap can be
+    /// shown as it is.
+    #[inline]
+    fn whole(&self, pipe: &Pipe, bytes: &[u8], rules: &Rules<'_>) -> Option<Header> {
+        let is_between = self.state == State::Between && pipe.scanner.at_boundary();
+        if !is_between || pipe.course != Course::Pass || rules.gap != Gap::None {
+            return None;
+        }
+        let header = Header::parse(bytes).ok()??;
+        let is_message = header.fin && matches!(header.opcode, Opcode::TEXT | Opcode::BINARY);
+        let is_there = header.payload <= (bytes.len() - header.len) as u64;
+        let fits = header.payload <= self.tap.max_bytes() as u64;
+        let is_whole = is_message && is_there && fits && pipe.fault(&header, rules).is_none();
+        is_whole.then_some(header)
+    }
+
+    fn assemble(&mut self, pipe: &mut Pipe, bytes: &[u8], rules: &Rules<'_>) -> Scan {
         let mut read = 0;
         let stop = loop {
             let inside = !pipe.scanner.at_boundary();
@@ -198,6 +250,9 @@ impl Assembly {
             }
             if read == bytes.len() {
                 break Stop::End;
+            }
+            if read > 0 && self.whole(pipe, &bytes[read..], rules).is_some() {
+                break Stop::Whole;
             }
             match pipe.next(&bytes[read..], rules) {
                 Next::Hungry => break Stop::Hungry,

@@ -230,9 +230,14 @@ impl FrameScanner {
 }
 
 /// Masks or unmasks `bytes`, the payload from its byte `offset` on (§5.3).
-pub fn apply_mask(bytes: &mut [u8], mask: [u8; 4], offset: usize) {
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte ^= mask[(offset + index) % 4];
+pub fn apply_mask(bytes: &mut [u8], mut mask: [u8; 4], offset: usize) {
+    mask.rotate_left(offset % 4);
+    let (words, rest) = bytes.as_chunks_mut();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(mask)).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask) {
+        *byte ^= mask;
     }
 }
 

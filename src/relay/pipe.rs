@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::assembly::Assembly;
 use super::control::Direction;
 use super::frame::FrameScanner;
-use super::scan::{Rules, Stop};
+use super::scan::{Rules, Scan, Stop};
 use crate::close::Reason;
 use crate::stream::Parting;
 
@@ -225,13 +225,9 @@ impl Pipe {
         rules: &Rules<'_>,
         assembly: Option<&mut Assembly>,
     ) -> Moved {
-        let tally = rules.control.tally(rules.direction);
-        let watched = assembly.is_some();
         let scan = match assembly {
             Some(assembly) if !self.is_discarding() => {
-                let scan = assembly.scan(self, bytes, rules);
-                tally.add_bytes(scan.read);
-                scan
+                self.carry_watched(writer, context, bytes, rules, assembly)
             }
             Some(_) | None => self.scan(bytes, rules),
         };
@@ -240,9 +236,8 @@ impl Pipe {
             self.keep_unread(&bytes[scan.read..]);
         }
         if scan.forward > 0 && !self.is_discarding() {
-            tally.add_bytes(scan.forward);
-            // What a tap holds back would come too late.
-            let parts = rules.answering && self.peer_close.is_some() && !watched;
+            rules.control.tally(rules.direction).add_bytes(scan.forward);
+            let parts = rules.answering && self.peer_close.is_some();
             let bytes = &bytes[..scan.forward];
             let taken =
                 if parts { self.part(reader, writer, context, bytes, spare, rules) } else { 0 };
@@ -256,7 +251,32 @@ impl Pipe {
             }
             Stop::Violation(reason, code) => Moved::Violation(reason, code),
             Stop::Answer => Moved::Answered,
-            Stop::End | Stop::Hungry | Stop::Boundary => Moved::Something,
+            Stop::End | Stop::Hungry | Stop::Boundary | Stop::Whole => Moved::Something,
+        }
+    }
+
+    /// The same for a tap, which sees each message before it is passed on: all that may pass
+    /// of what was read is on its way already.
+    fn carry_watched<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        context: &mut Context<'_>,
+        bytes: &mut [u8],
+        rules: &Rules<'_>,
+        assembly: &mut Assembly,
+    ) -> Scan {
+        let mut read = 0;
+        loop {
+            let scan = assembly.scan(self, &mut bytes[read..], rules);
+            rules.control.tally(rules.direction).add_bytes(scan.read);
+            if scan.forward > 0 {
+                self.write(writer, context, &bytes[read..read + scan.forward]);
+            }
+            read += scan.read;
+            // A target that breaks takes nothing of the rest.
+            if scan.stop != Stop::Whole || self.is_discarding() {
+                return Scan { forward: 0, read, stop: scan.stop };
+            }
         }
     }
 

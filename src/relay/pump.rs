@@ -197,7 +197,7 @@ where
     fn is_plain(&self) -> bool {
         self.closing.is_none()
             && self.ended.is_none()
-            && self.assembly.is_none()
+            && self.assembly.as_ref().is_none_or(|assembly| assembly.is_idle())
             && self.up.is_plain()
             && self.down.is_plain()
             && !self.control.is_asked()

@@ -46,6 +46,8 @@ pub(super) enum Stop {
     Hungry,
     /// Between two frames, as asked, or until a tap has judged a message.
     Boundary,
+    /// Where a tap begins anew with what follows.
+    Whole,
     /// Before the Close that was awaited.
     Answer,
     /// Before a frame that must not pass; the code to close with.
@@ -200,7 +202,7 @@ impl Pipe {
 
     /// What is wrong with a frame that comes now, as far as its head tells.
     #[inline]
-    fn fault(&self, header: &Header, rules: &Rules<'_>) -> Option<(Reason, u16)> {
+    pub(super) fn fault(&self, header: &Header, rules: &Rules<'_>) -> Option<(Reason, u16)> {
         // RFC 6455 §5.1: a client masks and a server does not.
         if header.mask.is_some() != (rules.direction == Direction::Up)
             || !header.may_come(self.in_message, rules.extensions)
@@ -262,8 +264,9 @@ impl Pipe {
         }
     }
 
+    /// Goes into the frame of a message, or past it if it is whole.
     #[inline]
-    fn enter_data(&mut self, header: &Header) {
+    pub(super) fn enter_data(&mut self, header: &Header) {
         let before = if header.opcode == Opcode::CONTINUATION { self.message } else { 0 };
         self.message = if header.fin { 0 } else { before.saturating_add(header.payload) };
         self.in_message = !header.fin;

@@ -8,6 +8,7 @@ use super::places::{Places, set_member};
 use super::pointer::Pointer;
 use super::probe::any_at;
 use super::refusal::{Cause, Refusal};
+use super::sought::Sought;
 use super::watch::LoginWatch;
 use super::{Content, LoginMessage, strictly};
 use crate::close::Reason;
@@ -19,7 +20,7 @@ const PLACES: [&str; 1] = ["/connect/token"];
 /// Reads `connect`.
 pub(super) struct CentrifugeLogin {
     places: Places,
-    connect: Pointer,
+    connect: Sought,
 }
 
 impl CentrifugeLogin {
@@ -29,21 +30,22 @@ impl CentrifugeLogin {
     ) -> Option<CentrifugeLogin> {
         let connect = Pointer::parse("/connect").ok()?;
         let places = Places::compile(config, &PLACES, problems)?;
-        Some(CentrifugeLogin { places, connect })
+        Some(CentrifugeLogin { places, connect: Sought::new(connect, None) })
     }
 
     /// Whether any reader could take a command in `payload` for a login.
     pub(super) fn matches(&self, payload: &[u8]) -> bool {
         // As a whole too: commands need not be on lines of their own.
-        self.watch().is_login(payload)
-            || String::from_utf8_lossy(payload)
-                .split('\n')
-                .any(|line| any_at(line, &self.connect, None))
+        !self.connect.is_absent_from(payload)
+            && (self.watch().is_login(payload)
+                || String::from_utf8_lossy(payload)
+                    .split('\n')
+                    .any(|line| any_at(line, &self.connect)))
     }
 
     /// [`CentrifugeLogin::matches`], a piece at a time.
     pub(super) fn watch(&self) -> LoginWatch {
-        LoginWatch::new([(&self.connect, None)])
+        LoginWatch::new(std::slice::from_ref(&self.connect))
     }
 
     pub(super) fn read(&self, payload: &[u8], text: bool) -> Result<LoginMessage, Reason> {

@@ -8,6 +8,7 @@ use super::places::{Places, is_twin};
 use super::pointer::Pointer;
 use super::probe::could_meet;
 use super::refusal::{Cause, Refusal};
+use super::sought::Sought;
 use super::watch::LoginWatch;
 use super::{Content, LoginMessage, strictly};
 use crate::close::Reason;
@@ -26,8 +27,7 @@ const PLACES: [&str; 3] =
 /// Reads `connection_init`.
 pub(super) struct GraphqlLogin {
     places: Places,
-    kind: Pointer,
-    login: Value,
+    kind: Sought,
 }
 
 impl GraphqlLogin {
@@ -37,22 +37,22 @@ impl GraphqlLogin {
     ) -> Option<GraphqlLogin> {
         let kind = Pointer::parse("/type").ok()?;
         let places = Places::compile(config, &PLACES, problems)?;
-        Some(GraphqlLogin { places, kind, login: Value::from(LOGIN) })
+        Some(GraphqlLogin { places, kind: Sought::new(kind, Some(LOGIN.into())) })
     }
 
     /// Whether any reader could take `payload` for a login.
     pub(super) fn matches(&self, payload: &[u8]) -> bool {
-        could_meet(payload, &[(&self.kind, Some(&self.login))])
+        could_meet(payload, std::slice::from_ref(&self.kind))
     }
 
     /// [`GraphqlLogin::matches`], a piece at a time.
     pub(super) fn watch(&self) -> LoginWatch {
-        LoginWatch::new([(&self.kind, Some(&self.login))])
+        LoginWatch::new(std::slice::from_ref(&self.kind))
     }
 
     pub(super) fn read(&self, payload: &[u8], text: bool) -> Result<LoginMessage, Reason> {
         let parsed = strictly(payload)?;
-        if !parsed.is_object() || self.kind.of(&parsed) != Some(&self.login) {
+        if !parsed.is_object() || self.kind.pointer.of(&parsed) != self.kind.expected.as_ref() {
             return Err(Reason::MissingCredential);
         }
         // To a server in Go, "Payload" is `payload` too, and the last of them counts. Below

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::places::has_twin_on;
 use super::pointer::Pointer;
-use super::probe::{could_meet, equal};
+use super::probe::could_meet;
+use super::sought::{Sought, equal};
 use super::watch::{LoginWatch, begins};
 use super::{Content, LoginMessage, strictly};
 use crate::close::Reason;
@@ -14,8 +15,8 @@ use crate::secret::Secret;
 
 /// What a login looks like as JSON.
 pub(super) struct JsonLogin {
-    conditions: Vec<(Pointer, Value)>,
-    token: Pointer,
+    conditions: Vec<Sought>,
+    token: Sought,
 }
 
 impl JsonLogin {
@@ -31,7 +32,7 @@ impl JsonLogin {
                 problems.push(Problem::new(path.as_str(), message));
             }
             match Pointer::parse(written) {
-                Ok(pointer) => conditions.push((pointer, expected.clone())),
+                Ok(pointer) => conditions.push(Sought::new(pointer, Some(expected.clone()))),
                 Err(message) => problems.push(Problem::new(path, message)),
             }
         }
@@ -47,13 +48,13 @@ impl JsonLogin {
                 None
             }
         };
-        token.map(|token| JsonLogin { conditions, token })
+        token.map(|token| JsonLogin { conditions, token: Sought::new(token, None) })
     }
 
     /// Whether any reader could take `payload` for a login. Without conditions,
     /// whatever holds something where the token would be.
     pub(super) fn matches(&self, payload: &[u8]) -> bool {
-        could_meet(payload, &self.sought())
+        could_meet(payload, self.sought())
     }
 
     /// Whether what begins with `begun` could become a login.
@@ -67,28 +68,28 @@ impl JsonLogin {
         LoginWatch::new(self.sought()).with_credential(&self.token)
     }
 
-    fn sought(&self) -> Vec<(&Pointer, Option<&Value>)> {
-        if self.conditions.is_empty() {
-            return vec![(&self.token, None)];
+    fn sought(&self) -> &[Sought] {
+        match &self.conditions[..] {
+            [] => std::slice::from_ref(&self.token),
+            conditions => conditions,
         }
-        self.conditions.iter().map(|(pointer, value)| (pointer, Some(value))).collect()
     }
 
     pub(super) fn read(&self, payload: &[u8], text: bool) -> Result<LoginMessage, Reason> {
         let parsed = strictly(payload)?;
         let is_login = parsed.is_object()
-            && self.conditions.iter().all(|(pointer, expected)| {
-                pointer.of(&parsed).is_some_and(|found| equal(found, expected))
+            && self.conditions.iter().all(|one| {
+                one.pointer.of(&parsed).zip(one.expected.as_ref()).is_some_and(|(a, b)| equal(a, b))
             });
         if !is_login {
             return Err(Reason::MissingCredential);
         }
         // A server that folds the case of names could read another login.
-        let places = self.conditions.iter().map(|(place, _)| place).chain([&self.token]);
-        if places.into_iter().any(|place| has_twin_on(place, &parsed)) {
+        let mut places = self.conditions.iter().chain([&self.token]).map(|one| &one.pointer);
+        if places.any(|place| has_twin_on(place, &parsed)) {
             return Err(Reason::AmbiguousCredential);
         }
-        match self.token.of(&parsed) {
+        match self.token.pointer.of(&parsed) {
             Some(Value::String(token)) if !token.is_empty() => {
                 let token = Some(Secret::new(token.as_str()));
                 Ok(LoginMessage::new(token, parsed, Content::Whole, payload, text))
@@ -100,7 +101,7 @@ impl JsonLogin {
     /// The message without the member that held the token.
     pub(super) fn without_token(&self, parsed: &Value) -> Value {
         let mut rest = parsed.clone();
-        self.token.remove_from(&mut rest);
+        self.token.pointer.remove_from(&mut rest);
         rest
     }
 }

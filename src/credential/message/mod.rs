@@ -18,6 +18,7 @@ mod refresh;
 mod refusal;
 mod rewrite;
 mod socketio;
+mod sought;
 mod stomp;
 mod stream;
 mod text;

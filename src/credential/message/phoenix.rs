@@ -10,6 +10,7 @@ use super::places::Places;
 use super::pointer::Pointer;
 use super::probe::could_meet;
 use super::refusal::Refusal;
+use super::sought::Sought;
 use super::watch::LoginWatch;
 use super::{Content, LoginMessage, strictly};
 use crate::close::Reason;
@@ -30,8 +31,7 @@ pub(super) const BINARY_HEAD: usize = 5 + 4 * 255;
 pub(super) struct PhoenixLogin {
     places: Places,
     /// Where the event is named in the two serializations.
-    events: [Pointer; 2],
-    login: Value,
+    events: [Sought; 2],
 }
 
 impl PhoenixLogin {
@@ -41,19 +41,19 @@ impl PhoenixLogin {
     ) -> Option<PhoenixLogin> {
         let events = [Pointer::parse("/event").ok()?, Pointer::parse("/3").ok()?];
         let places = Places::compile(config, &PLACES, problems)?;
-        Some(PhoenixLogin { places, events, login: Value::from(LOGIN) })
+        let events = events.map(|event| Sought::new(event, Some(LOGIN.into())));
+        Some(PhoenixLogin { places, events })
     }
 
     /// Whether any reader could take `payload` for a join.
     pub(super) fn matches(&self, payload: &[u8]) -> bool {
-        is_binary_join(payload)
-            || self.events.iter().any(|event| could_meet(payload, &[(event, Some(&self.login))]))
+        is_binary_join(payload) || self.events.chunks(1).any(|event| could_meet(payload, event))
     }
 
     /// [`PhoenixLogin::matches`] for the two texts, a piece at a time: either is
     /// enough.
     pub(super) fn watches(&self) -> [LoginWatch; 2] {
-        self.events.each_ref().map(|event| LoginWatch::new([(event, Some(&self.login))]))
+        self.events.each_ref().map(|event| LoginWatch::new(std::slice::from_ref(event)))
     }
 
     pub(super) fn read(&self, payload: &[u8], text: bool) -> Result<LoginMessage, Reason> {
@@ -74,7 +74,7 @@ impl PhoenixLogin {
             }
         };
         let [join, reference, topic, event, payload_of_join] = parts;
-        if event != self.login {
+        if event != LOGIN {
             return Err(Reason::MissingCredential);
         }
         let token = self.places.token(&payload_of_join)?;

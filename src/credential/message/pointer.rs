@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::json::MAX_DEPTH;
 
 /// Where in a document: the reference tokens, unescaped.
+#[derive(Clone)]
 pub(super) struct Pointer(Vec<Box<str>>);
 
 impl Pointer {

@@ -7,11 +7,12 @@
 //! are what readers such as Python's, Gson, Newtonsoft and older ones of Ruby take, some
 //! of them without being asked. Well-formed JSON has none of these outside of strings.
 
+use memchr::memchr2;
 use serde_json::Value;
 
 use super::places::is_same;
-use super::pointer::{Pointer, array_index};
-use super::probe::could_equal;
+use super::pointer::array_index;
+use super::sought::Sought;
 use super::wide::Decoder;
 
 /// The conditions of a login, followed through one message.
@@ -67,8 +68,7 @@ enum Lexeme {
 
 #[derive(Clone)]
 struct Condition {
-    tokens: Box<[Box<str>]>,
-    expected: Option<Value>,
+    sought: Sought,
     /// Something else was found there.
     missed: bool,
     /// The containers from the root on that lie on the pointer's way.
@@ -109,12 +109,9 @@ pub(super) fn begins(message: &[u8]) -> Option<bool> {
 }
 
 impl LoginWatch {
-    pub(super) fn new<'a>(
-        conditions: impl IntoIterator<Item = (&'a Pointer, Option<&'a Value>)>,
-    ) -> LoginWatch {
-        let conditions = conditions.into_iter();
+    pub(super) fn new(conditions: &[Sought]) -> LoginWatch {
         let reading = Reading {
-            conditions: conditions.map(|(at, expected)| Condition::new(at, expected)).collect(),
+            conditions: conditions.iter().map(Condition::new).collect(),
             credential: None,
             shown: false,
             depth: 0,
@@ -129,11 +126,11 @@ impl LoginWatch {
         }
     }
 
-    /// The same, but a text at `pointer` is a credential as soon as it begins, unless
-    /// what came before it tells that this is no login.
-    pub(super) fn with_credential(mut self, pointer: &Pointer) -> LoginWatch {
+    /// The same, but a text where `credential` is sought is one as soon as it begins,
+    /// unless what came before it tells that this is no login.
+    pub(super) fn with_credential(mut self, credential: &Sought) -> LoginWatch {
         for reading in &mut self.readings {
-            reading.credential = Some(Condition::new(pointer, None));
+            reading.credential = Some(Condition::new(credential));
         }
         self
     }
@@ -155,8 +152,15 @@ impl LoginWatch {
         if self.opening == Opening::Other {
             return false;
         }
-        for &byte in &*piece {
-            self.read(byte);
+        let mut rest = &*piece;
+        while !rest.is_empty() {
+            if let [reading] = &mut self.readings[..] {
+                rest = &rest[reading.read_text(rest)..];
+            }
+            if let Some((byte, behind)) = rest.split_first() {
+                self.read(*byte);
+                rest = behind;
+            }
         }
         self.readings.iter().any(Reading::is_login)
     }
@@ -231,6 +235,15 @@ impl Reading {
                 self.keep(byte);
             }
         }
+    }
+
+    /// Goes on in a string, as far as it is nothing but text; how far that is.
+    fn read_text(&mut self, bytes: &[u8]) -> usize {
+        let Lexeme::String { escaped: false, quote } = self.lexeme else { return 0 };
+        let length = memchr2(quote, b'\\', bytes).unwrap_or(bytes.len());
+        let room = (LONGEST + 1).saturating_sub(self.text.len());
+        self.text.extend_from_slice(&bytes[..length.min(room)]);
+        length
     }
 
     fn keep(&mut self, byte: u8) {
@@ -332,19 +345,17 @@ fn unescaped(text: &str) -> String {
 }
 
 impl Condition {
-    fn new(pointer: &Pointer, expected: Option<&Value>) -> Condition {
-        Condition {
-            tokens: pointer.tokens().into(),
-            expected: expected.cloned(),
-            missed: false,
-            way: Vec::new(),
-            found: false,
-        }
+    fn new(sought: &Sought) -> Condition {
+        Condition { sought: sought.clone(), missed: false, way: Vec::new(), found: false }
+    }
+
+    fn tokens(&self) -> &[Box<str>] {
+        self.sought.pointer.tokens()
     }
 
     /// Whether the value that comes next at `depth` is the one that is pointed at.
     fn is_value(&self, depth: usize) -> bool {
-        self.is_on_way(depth) && depth == self.tokens.len()
+        self.is_on_way(depth) && depth == self.tokens().len()
     }
 
     /// Whether what comes next at `depth` lies on the pointer's way.
@@ -356,14 +367,14 @@ impl Condition {
         if !self.is_on_way(depth) {
             return;
         }
-        match self.tokens.get(depth) {
+        match self.tokens().get(depth) {
             Some(token) => self.way.push(Step {
                 is_array,
                 index: 0,
                 expects_name: !is_array,
                 here: is_array && array_index(token) == Some(0),
             }),
-            None => self.look(self.expected.is_none()),
+            None => self.look(self.sought.expected.is_none()),
         }
     }
 
@@ -378,7 +389,7 @@ impl Condition {
         if self.way.len() != depth {
             return;
         }
-        let token = depth.checked_sub(1).and_then(|last| self.tokens.get(last));
+        let token = depth.checked_sub(1).and_then(|last| self.sought.pointer.tokens().get(last));
         let (Some(step), Some(token)) = (self.way.last_mut(), token) else { return };
         if !comma {
             step.expects_name = false;
@@ -392,7 +403,7 @@ impl Condition {
     }
 
     fn scalar(&mut self, depth: usize, scalar: Option<&Scalar>) {
-        let token = depth.checked_sub(1).and_then(|last| self.tokens.get(last));
+        let token = depth.checked_sub(1).and_then(|last| self.sought.pointer.tokens().get(last));
         let inside = self.way.len() == depth;
         match (self.way.last_mut(), token) {
             (Some(step), Some(token)) if inside && step.expects_name => {
@@ -404,11 +415,7 @@ impl Condition {
 
     fn value(&mut self, depth: usize, value: Option<&Value>) {
         if self.is_value(depth) {
-            self.look(match (&self.expected, value) {
-                (None, _) => true,
-                (Some(expected), Some(value)) => could_equal(expected, value),
-                (Some(_), None) => false,
-            });
+            self.look(self.sought.could_be(value));
         }
     }
 
@@ -423,14 +430,19 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
+    use super::super::pointer::Pointer;
     use super::super::probe::any_at;
     use super::*;
 
+    fn sought(pointer: &str, expected: Option<Value>) -> Sought {
+        Sought::new(Pointer::parse(pointer).unwrap(), expected)
+    }
+
     fn is_login(pointer: &str, expected: Option<&Value>, text: &str) -> bool {
-        let pointer = Pointer::parse(pointer).unwrap();
-        let mut watch = LoginWatch::new([(&pointer, expected)]);
+        let sought = [sought(pointer, expected.cloned())];
+        let mut watch = LoginWatch::new(&sought);
         // The outcome does not depend on the pieces.
-        let whole = LoginWatch::new([(&pointer, expected)]).is_login(text.as_bytes());
+        let whole = LoginWatch::new(&sought).is_login(text.as_bytes());
         let pieces = text.as_bytes().chunks(1).map(|piece| watch.is_login(piece));
         assert_eq!(pieces.last().unwrap_or_default(), whole, "{text}");
         whole
@@ -486,9 +498,8 @@ mod tests {
 
     #[test]
     fn a_credential_that_comes_first_is_seen_as_it_begins_unless_it_is_none() {
-        let (kind, token) = (Pointer::parse("/type").unwrap(), Pointer::parse("/token").unwrap());
-        let auth = json!("auth");
-        let watch = || LoginWatch::new([(&kind, Some(&auth))]).with_credential(&token);
+        let (kind, token) = ([sought("/type", Some(json!("auth")))], sought("/token", None));
+        let watch = || LoginWatch::new(&kind).with_credential(&token);
         for text in [
             r#"{"token":""#,
             r#" {"a":{"type":1},"\u0074oken" : "ey"#,
@@ -517,9 +528,8 @@ mod tests {
 
     #[test]
     fn every_condition_must_be_met() {
-        let (kind, step) = (Pointer::parse("/type").unwrap(), Pointer::parse("/step").unwrap());
-        let (auth, one) = (json!("auth"), json!(1));
-        let watch = || LoginWatch::new([(&kind, Some(&auth)), (&step, Some(&one))]);
+        let sought = [sought("/type", Some(json!("auth"))), sought("/step", Some(json!(1)))];
+        let watch = || LoginWatch::new(&sought);
         assert!(watch().is_login(br#"{"step":1,"type":"auth"}"#));
         assert!(!watch().is_login(br#"{"step":2,"type":"auth"}"#));
     }
@@ -547,15 +557,13 @@ mod tests {
         fn it_finds_what_the_probe_finds(document in document(), deep in any::<bool>()) {
             let pointer = if deep { "/a/0/type" } else { "/type" };
             let (text, auth) = (document.to_string(), json!("auth"));
-            let parsed = Pointer::parse(pointer).unwrap();
-            let found = any_at(&text, &parsed, Some(&auth));
+            let found = any_at(&text, &sought(pointer, Some(auth.clone())));
             prop_assert_eq!(is_login(pointer, Some(&auth), &text), found, "{}", text);
         }
 
         #[test]
         fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let pointer = Pointer::parse("/a/0").unwrap();
-            LoginWatch::new([(&pointer, None)]).is_login(&bytes);
+            LoginWatch::new(&[sought("/a/0", None)]).is_login(&bytes);
         }
     }
 }

@@ -24,7 +24,10 @@ const TELLING: usize = 4;
 impl Decoder {
     /// The next `piece`, as far as it can be told.
     pub(super) fn decode<'a>(&mut self, piece: &'a [u8]) -> Cow<'a, [u8]> {
-        if matches!(self.encoding, Some(Encoding::Utf8)) {
+        if self.rest.is_empty() && self.encoding.is_none() {
+            self.encoding = piece.first_chunk().copied().map(Encoding::of);
+        }
+        if self.rest.is_empty() && matches!(self.encoding, Some(Encoding::Utf8)) {
             return piece.into();
         }
         self.rest.extend_from_slice(piece);

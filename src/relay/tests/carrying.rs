@@ -1,5 +1,9 @@
 //! Bytes arrive as they were sent, but for sockgate's own pings and their pongs.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Mutex;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
@@ -90,12 +94,37 @@ impl Tap for Untaking {
         false
     }
 
+    fn take(&mut self, _: Vec<u8>, _: bool) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
+        unreachable!("it takes nothing")
+    }
+}
+
+/// What the messages begin with that are taken.
+const MARK: u8 = b'!';
+
+fn is_taken(message: &[u8]) -> bool {
+    message.first() == Some(&MARK) && message.len() <= 2000
+}
+
+/// Takes what begins with [`MARK`].
+struct Marked(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Tap for Marked {
+    fn max_bytes(&self) -> usize {
+        2000
+    }
+
+    fn takes(&self, message: &[u8], _: bool) -> bool {
+        is_taken(message)
+    }
+
     fn take(
         &mut self,
-        _: Vec<u8>,
+        message: Vec<u8>,
         _: bool,
-    ) -> std::pin::Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
-        unreachable!("it takes nothing")
+    ) -> Pin<Box<dyn Future<Output = TapVerdict> + Send>> {
+        self.0.lock().unwrap().push(message);
+        Box::pin(async { TapVerdict::Continue { reply: None, instead: None } })
     }
 }
 
@@ -122,30 +151,54 @@ proptest! {
     }
 
     #[test]
-    fn a_tap_that_takes_nothing_keeps_every_message(
-        messages in vec((vec((0usize..900, any::<bool>()), 1..4), any::<bool>()), 1..10),
-        pieces in vec(1usize..900, 1..8),
+    fn all_that_a_tap_does_not_take_passes_in_its_order(
+        messages in vec((vec((0usize..900, any::<bool>()), 1..4), any::<bool>(), any::<bool>()), 1..12),
+        mask in any::<[u8; 4]>(),
+        pieces in vec(1usize..3000, 1..8),
+        capacity in prop_oneof![20usize..100, 100usize..5000, Just(1 << 20)],
     ) {
         run(async move {
-            let mut up = Vec::new();
-            for (fragments, binary) in messages {
-                let last = fragments.len() - 1;
+            let (mut sent, mut passes, mut marked) = (Vec::new(), Vec::new(), Vec::new());
+            for (fragments, binary, is_marked) in messages {
+                let (last, mut message, mut frames) = (fragments.len() - 1, Vec::new(), Vec::new());
                 for (index, (length, ping)) in fragments.into_iter().enumerate() {
                     let opcode = match (index, binary) {
                         (0, true) => Opcode::BINARY,
                         (0, false) => Opcode::TEXT,
                         _ => Opcode::CONTINUATION,
                     };
-                    let frame = encode_frame(opcode, &vec![index as u8; length], Some(MASK));
-                    up.extend(if index < last { unfinished(frame) } else { frame });
+                    let mut payload = vec![index as u8; length];
+                    if index == 0 && is_marked {
+                        payload.insert(0, MARK);
+                    }
+                    message.extend(&payload);
+                    let frame = encode_frame(opcode, &payload, Some(mask));
+                    frames.extend(if index < last { unfinished(frame) } else { frame });
                     // A ping between two messages keeps its place.
                     if ping && index == last {
-                        up.extend(encode_frame(Opcode::PING, b"p", Some(MASK)));
+                        let ping = encode_frame(Opcode::PING, b"p", Some(mask));
+                        sent.extend(&frames);
+                        if is_taken(&message) { marked.push(message) } else { passes.extend(&frames) }
+                        (frames, message) = (ping, Vec::new());
                     }
                 }
+                sent.extend(&frames);
+                if is_taken(&message) { marked.push(message) } else { passes.extend(&frames) }
             }
-            let rig = Setup { tap: Some(Box::new(Untaking)), ..Setup::default() }.start();
-            exchange(rig, &[], &up, &[0x81, 0], [pieces, vec![1]]).await;
+            passes.extend(text("the end", Some(mask)));
+            sent.extend(text("the end", Some(mask)));
+            let taken = Arc::default();
+            let tap: Option<Box<dyn Tap>> = Some(Box::new(Marked(Arc::clone(&taken))));
+            let rig = Setup { tap, capacity: Some(capacity), ..Setup::default() }.start();
+            let (mut client, mut upstream) = (rig.client, rig.upstream);
+            let mut got = vec![0; passes.len()];
+            let ((), read) = tokio::join!(
+                write_in_pieces(&mut client, &sent, pieces),
+                upstream.read_exact(&mut got),
+            );
+            read.unwrap();
+            assert!(got == passes);
+            assert!(*taken.lock().unwrap() == marked);
         });
     }
 }
