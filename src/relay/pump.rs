@@ -216,6 +216,11 @@ where
             return insert_close(&mut self.down, client_takes, || encode_close(code, text, None))
                 | up;
         }
+        if self.down.target_closed && self.down.is_clear() && self.control.ping_requested() {
+            // Behind a Close no Ping is answered (RFC 6455 §5.5.2), but the Close is.
+            self.control.ping_sent(now);
+            return false;
+        }
         let gap = self.gap();
         if gap == Gap::None || !self.down.is_gap(gap) {
             return false;

@@ -106,6 +106,19 @@ fn peers_that_close_and_peers_that_vanish_are_told_apart() {
     ended(&gate, "/plain/drop-in-frame", ("upstream", 1006, "upstream_unavailable"), "1006");
 }
 
+/// Behind a Close no ping would be answered, but the Close would be.
+#[test]
+fn a_client_that_never_answers_its_close_is_let_go_of() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config(&upstream));
+    let mut socket = open(&gate, "/dead/close-3999");
+    let close = socket.read_frame().expect("a frame").expect("not the end");
+    assert_eq!(close.opcode, Opcode::Close);
+    ended(&gate, "/dead/close-3999", ("upstream", 3999, ""), "3xxx");
+    socket.ends_without_close();
+    assert_eq!(upstream.closes(), [Some(1001)], "the upstream is told");
+}
+
 #[test]
 fn broken_rules_and_limits_are_told_apart() {
     let upstream = Upstream::start();

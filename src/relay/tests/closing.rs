@@ -528,3 +528,15 @@ async fn a_close_waits_behind_bytes_that_a_slow_client_has_yet_to_take() {
     assert_eq!(got[..sent.len()], sent);
     assert_closed(&got[sent.len()..], 4002, "Session expired", false);
 }
+
+/// A ping behind a Close would not be answered (RFC 6455 §5.5.2): the Close is the question.
+#[tokio::test(start_paused = true)]
+async fn behind_the_upstreams_close_its_answer_is_awaited_like_a_pong() {
+    let mut rig = rig();
+    rig.ticker.set(7);
+    put(&mut rig.upstream, &encode_close(1000, "", None)).await;
+    assert_closed(&arrived(&mut rig.client).await, 1000, "", false);
+    rig.control.request_ping();
+    assert_eq!(arrived(&mut rig.client).await, b"");
+    assert_eq!(rig.control.unanswered_since(), Some(7));
+}
