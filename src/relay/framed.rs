@@ -208,8 +208,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
         let close = match (self.server, self.closed) {
             (Server::Garbled, _) => encode_close(1007, "Not UTF-8", None),
             (_, Some(1005)) => encode_frame(Opcode::CLOSE, &[], None),
+            // Who ended without a Close has said no code that could be repeated.
+            (_, Some(1006) | None) => encode_close(1000, "", None),
             (_, Some(code)) => encode_close(code, "", None),
-            (_, None) => encode_close(1000, "", None),
         };
         self.out.extend_from_slice(&close);
         self.server = Server::Closing;

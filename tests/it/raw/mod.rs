@@ -14,7 +14,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::support::{
-    Frame, Gate, Opcode, PATIENCE, Request, SECRET, Socket, Token, eventually, run, token,
+    Frame, Gate, Opcode, PATIENCE, Request, SECRET, Socket, Token, dial, eventually, run, token,
 };
 
 const ADMIN: &str = "canary-admin-token-0004";
@@ -178,6 +178,18 @@ fn each_side_may_end_while_the_other_still_speaks() {
     drop(server);
     let closed = socket.closed();
     assert_eq!((closed.code, closed.messages), (4000, vec!["answer".to_owned()]));
+
+    // Without a Close its end is as good, and the server's end is as orderly.
+    let stream = dial(gate.address());
+    let half = stream.try_clone().expect("a second handle");
+    let socket = Request::upgrade("/raw").cookie(&token("ada")).open_on(stream);
+    let mut server = accept(&listener);
+    half.shutdown(Shutdown::Write).expect("shut down");
+    assert_eq!(read_all(&mut server), b"");
+    server.write_all(b"answer").expect("written");
+    drop(server);
+    let closed = socket.closed();
+    assert_eq!((closed.says(), &*closed.messages), ((1000, ""), &["answer".to_owned()][..]));
 
     // A client that is just gone ends the server's socket too.
     drop(open(&gate));
