@@ -248,11 +248,14 @@ impl Sources {
     }
 
     /// The names of headers that hold credentials, in lower case.
-    pub fn header_names(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().filter_map(|entry| match &entry.source {
-            Source::Header(header) => Some(header.name().as_str()),
-            _ => None,
-        })
+    pub fn header_names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.entries.iter().filter_map(|entry| entry.source.header_name())
+    }
+
+    /// Whether the header `name` is a credential that is passed on.
+    pub fn forwards(&self, name: &HeaderName) -> bool {
+        let forwarded = self.entries.iter().filter(|entry| entry.forward);
+        forwarded.filter_map(|entry| entry.source.header_name()).any(|known| known == name)
     }
 
     fn cut_sources(&self) -> impl Iterator<Item = &Source> {
@@ -261,6 +264,13 @@ impl Sources {
 }
 
 impl Source {
+    fn header_name(&self) -> Option<&HeaderName> {
+        match self {
+            Source::Header(header) => Some(header.name()),
+            _ => None,
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Source::Cookie(_) => "cookie",

@@ -4,6 +4,7 @@
 //! `_`, so `X_Forwarded_User`, `x.forwarded.user` and `X-Forwarded-User` are
 //! one header to many servers. They are one here as well.
 
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 
 use super::headers::is_reserved;
@@ -33,42 +34,66 @@ const SUFFIX: &str = "-jwt-assertion";
 
 /// Which headers of a request are deleted before ours are added.
 pub struct Spoofed {
-    /// Folded, sorted.
-    configured: Box<[Box<[u8]>]>,
+    identities: Folded,
+    credentials: Folded,
 }
 
+/// Names, folded and sorted.
+struct Folded(Box<[Box<[u8]>]>);
+
 impl Spoofed {
-    /// The fixed names, and all those `configured` anywhere in the file. A name
-    /// that the hop itself needs, such as `Host`, is never deleted.
-    pub fn new(configured: impl IntoIterator<Item = HeaderName>) -> Spoofed {
-        let mut configured: Vec<Box<[u8]>> = configured
-            .into_iter()
-            .filter(|name| !is_reserved(name.as_str()))
-            .map(|name| name.as_str().bytes().map(fold).collect::<Box<[u8]>>())
-            .collect();
-        configured.sort();
-        configured.dedup();
-        Spoofed { configured: configured.into() }
+    /// The fixed names, and those of all `identities` and `credentials` configured anywhere
+    /// in the file. A name that the hop itself needs, such as `Host`, is never deleted, and
+    /// as a credential `Authorization` neither: where a policy does not read it, it is
+    /// between the client and the upstream.
+    pub fn new(
+        identities: impl IntoIterator<Item = HeaderName>,
+        credentials: impl IntoIterator<Item = HeaderName>,
+    ) -> Spoofed {
+        let credentials = credentials.into_iter().filter(|name| *name != AUTHORIZATION);
+        Spoofed { identities: Folded::of(identities), credentials: Folded::of(credentials) }
     }
 
-    /// Deletes them from `headers`.
-    pub fn strip(&self, headers: &mut HeaderMap) {
+    /// Deletes them from `headers`, but for credentials of which `forwards` says that the
+    /// policy passes them on; other spellings of those are deleted all the same.
+    pub fn strip(&self, headers: &mut HeaderMap, forwards: impl Fn(&HeaderName) -> bool) {
+        let is_spoofed = |name: &HeaderName| {
+            is_usual(name)
+                || self.identities.have(name)
+                || self.credentials.have(name) && !forwards(name)
+        };
         // Collecting nothing allocates nothing: the common case.
         let spoofed: Vec<HeaderName> =
-            headers.keys().filter(|name| self.covers(name)).cloned().collect();
+            headers.keys().filter(|name| is_spoofed(name)).cloned().collect();
         for name in spoofed {
             headers.remove(name);
         }
     }
+}
 
-    /// Whether a header of this name is deleted.
-    pub fn covers(&self, name: &HeaderName) -> bool {
-        let name = name.as_str().as_bytes();
-        EXACT.iter().any(|exact| is(name, exact.as_bytes()))
-            || PREFIXES.iter().any(|prefix| starts_with(name, prefix.as_bytes()))
-            || ends_with(name, SUFFIX.as_bytes())
-            || self.configured.iter().any(|configured| is(name, configured))
+impl Folded {
+    fn of(names: impl IntoIterator<Item = HeaderName>) -> Folded {
+        let mut names: Vec<Box<[u8]>> = names
+            .into_iter()
+            .filter(|name| !is_reserved(name.as_str()))
+            .map(|name| name.as_str().bytes().map(fold).collect::<Box<[u8]>>())
+            .collect();
+        names.sort();
+        names.dedup();
+        Folded(names.into())
     }
+
+    fn have(&self, name: &HeaderName) -> bool {
+        self.0.iter().any(|known| is(name.as_str().as_bytes(), known))
+    }
+}
+
+/// Whether `name` is one that proxies usually tell who somebody is.
+fn is_usual(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    EXACT.iter().any(|exact| is(name, exact.as_bytes()))
+        || PREFIXES.iter().any(|prefix| starts_with(name, prefix.as_bytes()))
+        || ends_with(name, SUFFIX.as_bytes())
 }
 
 /// Every non-alphanumeric is `-`, every letter lower case.
@@ -96,7 +121,11 @@ mod tests {
 
     fn stripped(configured: &[&str], sent: &[&str]) -> Vec<String> {
         let configured = configured.iter().map(|name| name.parse().unwrap());
-        let spoofed = Spoofed::new(configured);
+        left(&Spoofed::new(configured, []), sent)
+    }
+
+    /// What is left of headers where the policy forwards `X-Api-Key`.
+    fn left(spoofed: &Spoofed, sent: &[&str]) -> Vec<String> {
         let mut headers = HeaderMap::new();
         for name in sent {
             headers.append(
@@ -104,7 +133,7 @@ mod tests {
                 HeaderValue::from_static("mallory"),
             );
         }
-        spoofed.strip(&mut headers);
+        spoofed.strip(&mut headers, |name| name == "x-api-key");
         let mut left: Vec<String> = headers.keys().map(|name| name.as_str().to_owned()).collect();
         left.sort();
         left
@@ -156,6 +185,20 @@ mod tests {
         assert_eq!(stripped(&["X-User-Id"], &sent), ["x-user", "x-user-idx"]);
         assert!(stripped(&["X_Team"], &["X-Team"]).is_empty());
         assert!(stripped(&["Authorization"], &["authorization"]).is_empty());
+    }
+
+    #[test]
+    fn credentials_pass_where_they_are_forwarded_and_as_they_are_written() {
+        let named = |names: &[&'static str]| -> Vec<_> {
+            names.iter().map(|name| HeaderName::from_static(name)).collect()
+        };
+        let sent = ["X-Api-Key", "X_Api_Key", "X-Ticket", "x.ticket", "Authorization"];
+        let credentials = named(&["x-api-key", "x-ticket", "authorization"]);
+        let spoofed = Spoofed::new([], credentials.clone());
+        assert_eq!(left(&spoofed, &sent), ["authorization", "x-api-key"]);
+        // What tells who somebody is comes from nobody else.
+        let spoofed = Spoofed::new(named(&["x-api-key"]), credentials);
+        assert_eq!(left(&spoofed, &sent), ["authorization"]);
     }
 
     #[test]

@@ -94,8 +94,9 @@ pub fn build(
         networks: loaded.file.server.trusted_proxies.clone(),
         forwarded_host: loaded.file.server.trust_forwarded_host,
     };
-    let configured = identity_names(&loaded.file);
     let redactor = Redactor::new(credential_names(&loaded.file, policies.values()));
+    let headers: Vec<HeaderName> =
+        policies.values().flat_map(|access| access.sources.header_names()).cloned().collect();
     let assertions = routes.iter().filter_map(|(_, plan)| plan.assertion.as_deref());
     let jwks = identity::jwks(assertion.as_deref().into_iter().chain(assertions));
     let raws = routes.iter().filter_map(|(_, plan)| plan.raw.as_ref());
@@ -106,7 +107,7 @@ pub fn build(
         proxy_protocol: loaded.file.server.proxy_protocol,
         router: Router::new(routes),
         verifiers,
-        spoofed: Spoofed::new(configured),
+        spoofed: Spoofed::new(identity_names(&loaded.file), headers),
         proxies,
         redactor: Arc::new(redactor),
         limits: loaded.file.limits.clone(),
@@ -139,7 +140,8 @@ fn credential_names<'a>(
         let sources = &access.sources;
         // A header's name too: a client may move its credential into the URL.
         let named = sources.query_names().chain(sources.cookie_names());
-        names.extend(named.chain(sources.header_names()).map(str::to_owned));
+        names
+            .extend(named.chain(sources.header_names().map(HeaderName::as_str)).map(str::to_owned));
     }
     names
 }

@@ -125,7 +125,7 @@ impl Exchange {
             let offered: Vec<&str> = offer.subprotocols.iter().map(String::as_str).collect();
             offer.subprotocols = sources.cut_subprotocols(&offered);
         }
-        self.plans.spoofed.strip(&mut opening.headers);
+        self.plans.spoofed.strip(&mut opening.headers, |name| sources.forwards(name));
         let is_binary = |offered: &&str| offered.eq_ignore_ascii_case("binary");
         if self.plan.raw.is_some()
             && let Some(binary) = self.offered_subprotocols().into_iter().find(is_binary)

@@ -145,7 +145,8 @@ fn options(exchange: &Exchange) -> Response<Body> {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT));
         // Nobody needs the last: but many a client sends it without a body.
-        let mut names: Vec<&str> = exchange.plan.access.sources.header_names().collect();
+        let mut names: Vec<&str> =
+            exchange.plan.access.sources.header_names().map(|name| name.as_str()).collect();
         names.push(CONTENT_TYPE.as_str());
         names.dedup();
         if let Ok(names) = HeaderValue::try_from(names.join(", ")) {

@@ -104,6 +104,46 @@ fn spoofed_identity_headers_are_removed_on_every_route() {
     }
 }
 
+/// A header that some policy reads is a credential, and so reaches no upstream; in another
+/// spelling neither, which many servers take for it.
+#[test]
+fn configured_credential_headers_are_removed_on_every_route_in_every_spelling() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&format!(
+        r#"
+verifiers:
+  app: {{ jwt: {{ secret: {SECRET}, algorithms: [HS256] }} }}
+policies:
+  keyed: {{ credentials: [{{ header: x-key, verifier: app }}] }}
+  passing: {{ credentials: [{{ header: x-key, verifier: app, forward: true }}] }}
+  members: {{ credentials: [{{ header: authorization, verifier: app }}] }}
+routes:
+  - {{ path: "/keyed/*", policy: keyed, upstream: "{ws}" }}
+  - {{ path: "/passing/*", policy: passing, upstream: "{ws}" }}
+  - {{ path: "/members/*", policy: members, upstream: "{ws}" }}
+  - {{ path: "/open/*", policy: public, upstream: "{ws}", shared_upstream: true }}
+"#,
+        ws = upstream.ws(),
+    ));
+    let token = token("alice");
+    for (path, passes) in
+        [("/keyed", false), ("/passing", true), ("/members", false), ("/open", false)]
+    {
+        let request = Request::upgrade(&format!("{path}/a")).header("X-Key", &token);
+        let request = request.header("X_Key", "spelled").header("x.key", "spelled");
+        let request = match path {
+            "/members" => request.bearer(&token),
+            _ => request.header("Authorization", "Basic bWU6aXQ="),
+        };
+        request.open(gate.address()).echoes("x");
+        let seen = upstream.last();
+        assert_eq!(seen.header("x-key"), passes.then_some(token.as_str()), "{path}");
+        assert_eq!((seen.header("x_key"), seen.header("x.key")), (None, None), "{path}");
+        // What no policy of the route reads is between the client and the upstream.
+        assert_eq!(seen.header("authorization").is_some(), path != "/members", "{path}");
+    }
+}
+
 #[test]
 fn a_header_listed_in_connection_does_not_take_ours_with_it() {
     let upstream = Upstream::start();
