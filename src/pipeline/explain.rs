@@ -183,7 +183,7 @@ async fn narrate(
         .opening
         .headers
         .get(ORIGIN)
-        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        .map(|value| plans.redactor.origin(&String::from_utf8_lossy(value.as_bytes())));
     let allowed = exchange.origin_allowed();
     narrator.say(
         "origin",

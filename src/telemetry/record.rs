@@ -124,7 +124,7 @@ impl Record {
         {
             opening.method = Some(bounded(method).into());
             opening.url = Some(redactor.url(&target()));
-            opening.origin = origin.map(|origin| redactor.text(bounded(origin)));
+            opening.origin = origin.map(|origin| redactor.origin(bounded(origin)));
         }
     }
 

@@ -91,6 +91,14 @@ impl Redactor {
         out
     }
 
+    /// An `Origin` as it may be logged: as text, and without the userinfo that a browser
+    /// never sends there (RFC 6454 §6.2).
+    pub fn origin(&self, origin: &str) -> String {
+        let Some((before, host)) = origin.rsplit_once('@') else { return self.text(origin) };
+        let scheme = before.find("://").map_or("", |end| &before[..end + 3]);
+        self.text(&[scheme, host].concat())
+    }
+
     /// Free text as it may be logged: errors, referers, what a peer said.
     /// Finds `name=value`, `name: value`, `Bearer value` and JWTs.
     pub fn text(&self, text: &str) -> String {

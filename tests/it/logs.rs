@@ -165,6 +165,22 @@ fn an_unparsable_target_and_the_close_reason_of_a_peer_are_not_logged() {
 }
 
 #[test]
+fn no_userinfo_of_an_origin_is_logged() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&members(&upstream.ws()));
+    let password = canary("canary-in-an-origin");
+    for origin in
+        ["http://user:{}@evil.example:1", "user:{}@evil.example:1", "x://{}@@evil.example:1"]
+    {
+        let origin = origin.replace("{}", &password);
+        let request = Request::upgrade("/ws/a").cookie(&token("alice")).origin(&origin);
+        assert_eq!(request.status(gate.address()), 403, "{origin}");
+    }
+    let of_it = |line: &Value| line["origin"] == "http://evil.example:1";
+    gate.line("of the refusal", of_it);
+}
+
+#[test]
 fn a_flood_of_refusals_is_sampled_and_counted() {
     let upstream = Upstream::start();
     let gate = Gate::start(&members(&upstream.ws()));
