@@ -31,7 +31,9 @@ struct Rest {
     plan: Arc<Plan>,
     record: Record,
     place: Place,
-    ip_slot: Option<IpSlot>,
+    _ip_slot: Option<IpSlot>,
+    /// Until the relay is over, what is told if the process ends first.
+    ended: Ended,
 }
 
 impl Session {
@@ -49,7 +51,9 @@ impl Session {
         let gate = Arc::clone(&exchange.gate);
         let plan = Arc::clone(&exchange.plan);
         let tap = RefreshTap::around(tap, &exchange, place.entry());
-        Box::new(Session { gate, settings, tap, rest: Rest { plan, record, place, ip_slot } })
+        let ended = Ended { initiator: relay::Initiator::Sockgate, code: 1006, reason: None };
+        let rest = Rest { plan, record, place, _ip_slot: ip_slot, ended };
+        Box::new(Session { gate, settings, tap, rest })
     }
 
     /// The relay of both sides, which lasts until both are done. `open` is held as
@@ -62,7 +66,7 @@ impl Session {
         upstream_ahead: Bytes,
         open: Option<Open>,
     ) -> Stage {
-        let Session { gate, settings, tap, rest } = *self;
+        let Session { gate, settings, tap, mut rest } = *self;
         let mut relay = relay(
             client,
             client_ahead,
@@ -76,26 +80,24 @@ impl Session {
         drop(gate);
         // By reference: a future that is moved into an await is there twice.
         Stage::new(async move {
-            let ended = (&mut relay).await;
-            rest.end(ended);
-            drop(open);
+            rest.ended = (&mut relay).await;
+            drop((rest, open));
             None
         })
     }
 }
 
-impl Rest {
-    fn end(self, ended: Ended) {
-        let Rest { plan, record, place, ip_slot } = self;
-        let flow = place.entry().flow();
-        let initiator = match ended.initiator {
+/// The connection is over. Its place is left behind what is told of it: when the last has
+/// left, the process may end.
+impl Drop for Rest {
+    fn drop(&mut self) {
+        let Ended { initiator, code, reason } = self.ended;
+        let initiator = match initiator {
             relay::Initiator::Client => Initiator::Client,
             relay::Initiator::Upstream => Initiator::Upstream,
             relay::Initiator::Sockgate => Initiator::Sockgate,
         };
-        let Ended { code, reason, .. } = ended;
-        record.closed(&Ending { initiator, code, reason, flow, own_codes: &plan.own_codes });
-        // Only then: when the last has left, the process may end.
-        drop((place, ip_slot));
+        let (flow, own_codes) = (self.place.entry().flow(), &self.plan.own_codes);
+        self.record.closed(&Ending { initiator, code, reason, flow, own_codes });
     }
 }

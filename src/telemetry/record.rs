@@ -1,6 +1,6 @@
 //! One record per handshake: opened at the first byte, enriched on the way and
 //! consumed by what became of it. Metrics and log lines come out of the same
-//! value, so they cannot disagree; a record that is dropped says `abandoned`.
+//! value, so they cannot disagree; one that is dropped before a decision says `abandoned`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -54,6 +54,17 @@ pub struct Ending<'a> {
     pub flow: Flow,
     /// The codes from 3000 on that this configuration sends.
     pub own_codes: &'a [u16],
+}
+
+impl Ending<'_> {
+    /// Of a connection that is dropped before it has ended by itself.
+    const CUT: Ending<'static> = Ending {
+        initiator: Initiator::Sockgate,
+        code: 1006,
+        reason: None,
+        flow: Flow { bytes: [0; 2], frames: [[0; 6]; 2] },
+        own_codes: &[],
+    };
 }
 
 enum Stage {
@@ -222,16 +233,14 @@ impl Record {
         });
     }
 
-    /// The connection ended.
-    pub fn closed(mut self, ending: &Ending<'_>) {
+    /// The connection ended; the first time that this is said counts.
+    pub fn closed(&mut self, ending: &Ending<'_>) {
         let Stage::Open { since, .. } = self.stage else {
             return;
         };
         self.route.closes(ending.initiator, &code_label(ending.code, ending.own_codes));
         self.route.duration(since.elapsed().as_secs_f64());
-        self.telemetry.log.record(|line| {
-            self.tell_closing(line, "closed", Some(ending), since, &ending.flow);
-        });
+        self.telemetry.log.record(|line| self.tell_closing(line, ending, since));
         self.stage = Stage::Finished;
     }
 
@@ -278,23 +287,17 @@ impl Record {
         line.field("status", status);
     }
 
-    fn tell_closing(
-        &self,
-        line: &mut Line,
-        outcome: &'static str,
-        ending: Option<&Ending<'_>>,
-        since: Instant,
-        flow: &Flow,
-    ) {
+    fn tell_closing(&self, line: &mut Line, ending: &Ending<'_>, since: Instant) {
         let millis = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let flow = &ending.flow;
         let frames =
             |at: usize| flow.frames[at].iter().fold(0_u64, |sum, n| sum.saturating_add(*n));
         self.tell_who(line);
         line.field("subject", self.subject.as_deref());
-        line.field("outcome", outcome);
-        line.field("reason", ending.and_then(|ending| ending.reason).map(Reason::label));
-        line.field("code", ending.map(|ending| ending.code));
-        line.field("initiator", ending.map(|ending| ending.initiator.label()));
+        line.field("outcome", "closed");
+        line.field("reason", ending.reason.map(Reason::label));
+        line.field("code", ending.code);
+        line.field("initiator", ending.initiator.label());
         line.field("duration_ms", millis);
         line.field("bytes_up", flow.bytes[0]);
         line.field("bytes_down", flow.bytes[1]);
@@ -325,20 +328,15 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        // The process ends before its connections.
+        self.closed(&Ending::CUT);
         match std::mem::replace(&mut self.stage, Stage::Finished) {
             Stage::Opening(opening) => {
                 self.sampled(None, None, |line| {
                     self.tell_opening(line, &opening, "abandoned", None, None);
                 });
             }
-            Stage::Open { since, .. } => {
-                self.route.duration(since.elapsed().as_secs_f64());
-                self.route.closes(Initiator::Sockgate, "other");
-                self.telemetry.log.record(|line| {
-                    self.tell_closing(line, "abandoned", None, since, &Flow::default());
-                });
-            }
-            Stage::Finished => {}
+            Stage::Open { .. } | Stage::Finished => {}
         }
     }
 }
@@ -494,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_record_says_abandoned() {
+    fn a_dropped_record_says_what_came_of_it() {
         let (telemetry, lines) = telemetry();
         drop(record(&telemetry));
         let mut open = record(&telemetry);
@@ -502,7 +500,7 @@ mod tests {
         drop(open);
         let outcomes: Vec<_> =
             lines.json(&telemetry.log).iter().map(|line| line["outcome"].clone()).collect();
-        assert_eq!(outcomes, ["abandoned", "admitted", "abandoned"]);
+        assert_eq!(outcomes, ["abandoned", "admitted", "closed"]);
         assert!(has(&telemetry, "sockgate_connections_open{route=\"chat\"} 0"));
     }
 

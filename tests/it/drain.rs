@@ -114,7 +114,8 @@ fn the_last_to_leave_ends_the_drain() {
 fn a_second_signal_exits_at_once() {
     let upstream = Upstream::start();
     let mut gate = start("drain_delay: 60s, drain: 60s", &upstream);
-    let _socket = Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address());
+    let mut socket = Request::upgrade("/ws/a").cookie(&token("alice")).open(gate.address());
+    socket.echoes("hello");
     gate.signal("TERM");
     eventually("it is unready", || gate.ask("/readyz").status == 503);
     assert!(gate.is_running());
@@ -122,6 +123,10 @@ fn a_second_signal_exits_at_once() {
     gate.signal("TERM");
     gate.wait();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // What was carried until then is told all the same.
+    let end = gate.line("of the end", |line| line["outcome"] == "closed");
+    assert!(end["initiator"] == "sockgate" && end["code"] == 1006, "{end}");
+    assert!(end["frames_up"] == 1 && end["frames_down"] == 1, "{end}");
 }
 
 #[test]
