@@ -147,16 +147,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Endpoint<S> {
 
     /// Waits for the client to go away while something else is done for it; what it sends
     /// meanwhile is held. Once that are `most` bytes, nothing more is read, its end
-    /// neither.
+    /// neither. Who ends behind a Close has not gone away: it has said all that it had to.
     ///
     /// Cancel safe: what has come is read later.
     pub async fn departed(&mut self, most: usize) {
         while self.incoming.len() < most {
-            if self.read_more().await.is_err() {
-                return;
+            match self.stream.read_buf(&mut self.incoming).await {
+                Ok(1..) => {}
+                Ok(0) if self.has_closed() => break,
+                Ok(0) | Err(_) => return,
             }
         }
         std::future::pending().await
+    }
+
+    /// Whether there is a Close among the frames that have come and were not read.
+    fn has_closed(&self) -> bool {
+        let mut rest = &self.incoming[..];
+        while let Ok(Some(header)) = Header::parse(rest) {
+            if header.opcode == Opcode::CLOSE {
+                return true;
+            }
+            let length = usize::try_from(header.payload).unwrap_or(usize::MAX);
+            rest = rest.get(header.len.saturating_add(length)..).unwrap_or_default();
+        }
+        false
     }
 
     /// Sends one text or binary message.

@@ -1,11 +1,13 @@
 //! The first message as the credential.
 
+use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
 use super::support::{
-    Frame, Gate, Nobody, Opcode, Peer, Request, SECRET, Token, Upstream, eventually, policy, token,
+    Frame, Gate, Nobody, Opcode, Peer, Request, SECRET, Token, Upstream, dial, eventually, policy,
+    token,
 };
 
 const JSON: &str =
@@ -361,6 +363,24 @@ fn a_client_that_leaves_behind_its_login_is_asked_and_dialled_for_no_more() {
         }
     }
     upstream.saw_nothing();
+}
+
+/// Who has closed has not gone away, whoever is asked or dialled meanwhile.
+#[test]
+fn a_client_that_ends_behind_its_close_has_said_all_that_it_had_to() {
+    let upstream = Upstream::start();
+    let gate = Gate::start(&config("", "", &upstream.ws()));
+    let stream = dial(gate.address());
+    let half = stream.try_clone().expect("a second handle");
+    let mut socket = Request::upgrade("/ws/hesitate-400").open_on(stream);
+    let said =
+        [Frame::text(&login(&token("alice"))), Frame::text("job"), Frame::close(1000, "done")];
+    socket.send_bytes(&said.each_ref().map(Frame::masked).concat());
+    half.shutdown(Shutdown::Write).expect("shut down");
+    let closed = socket.closed();
+    assert_eq!((closed.code, &*closed.messages), (1000, &["job".to_owned()][..]));
+    assert_eq!(upstream.messages(), ["job"]);
+    assert_eq!(gate.line("of the end", |line| line["outcome"] == "closed")["code"], 1000);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! The last segment of the path says how a connection is served:
 //! `echo` (and anything unknown) sends each frame back; `close-4321` closes with
-//! that code; `drop` ends the stream after the 101; `drop-in-frame` ends it
+//! that code; `hesitate-N` upgrades after N ms; `drop` ends the stream after the 101; `drop-in-frame` ends it
 //! inside a frame; `deaf` upgrades and never reads; `silent` never answers;
 //! `answer-403` refuses with that status; `fields-N` answers with N header fields
 //! more; `wrong-accept`, `no-accept`, `unoffered-protocol`, `unoffered-extension`,
@@ -414,6 +414,11 @@ fn serve_upgrade(stream: &mut impl Stream, seen: &Seen, memory: &Mutex<Memory>) 
         }
         ("hex", bytes) => {
             answer.extend(unhex(bytes)?);
+            stream.write_all(&answer)?;
+        }
+        ("hesitate", millis) => {
+            let millis = millis.parse().map_err(io::Error::other)?;
+            std::thread::sleep(Duration::from_millis(millis));
             stream.write_all(&answer)?;
         }
         ("ping", _) => {
