@@ -48,8 +48,8 @@ const CASES: &[Case] = &[
     case("64 B", 64, 1, false, 9_300),
     case("16 times 64 B", 64, 16, false, 9_945),
     case("16 KiB", 16 * 1024, 1, false, 9_497),
-    case("64 B, watched", 64, 1, true, 9_300),
-    case("16 KiB, watched", 16 * 1024, 1, true, 9_300),
+    case("64 B, watched", 64, 1, true, 9_660),
+    case("16 KiB, watched", 16 * 1024, 1, true, 18_960),
 ];
 
 const fn case(

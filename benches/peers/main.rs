@@ -1,7 +1,7 @@
 //! sockgate beside what else could stand there, measured in one run:
 //!
 //! ```text
-//! benches/setup                                  installs the peers
+//! benches/setup                                  installs the peers (Debian 12, root)
 //! cargo bench --bench peers                      everything; writes docs/performance.md
 //! cargo bench --bench peers -- --quick           everything, shorter and rougher, and a
 //!                                                twentieth of the Close frames
@@ -24,8 +24,12 @@
 //! and what that takes counts as the proxy's.
 //!
 //! CPU time is what Linux counts for all threads of the proxy
-//! (`/proc/PID/task/*/schedstat`), memory is `Rss` of `smaps_rollup`, system calls
-//! are counted by `perf` in a run of their own.
+//! (`/proc/PID/task/*/schedstat`), memory is `Rss` of `smaps_rollup` before the connections,
+//! with them and after they have closed, system calls are counted by `perf` in a run of
+//! their own (`–` without it). A cycle is a whole connection: connect, upgrade, one echo,
+//! closing handshake, ends; its latency is of all that. A Close is lost if a client's cycle
+//! ends without the other side's; failed is what went wrong in any other way. The forwarder
+//! copies bytes between two sockets, without a look at them and without a buffer kept.
 
 #![expect(clippy::expect_used, reason = "a bench that cannot go on says why")]
 
@@ -187,16 +191,22 @@ fn compare(wanted: &Wanted) -> io::Result<()> {
         text.push_str(&section);
         text.push('\n');
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let file = if wanted.is_for_the_documentation() {
         "docs/performance.md"
     } else {
         "target/performance.md"
     };
-    std::fs::write(root.join(file), text.trim_end().to_owned() + "\n")?;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
+    // What somebody has written about the figures stays above them.
+    let about = before.split_once(MARK).map_or("# Performance\n\n", |(about, _)| about);
+    std::fs::write(path, [about, MARK, "\n\n", text.trim_end(), "\n"].concat())?;
     println!("written to {file}");
     Ok(())
 }
+
+/// Where the bench's own part of its document begins.
+const MARK: &str = "<!-- From here on written by `cargo bench --bench peers`. -->";
 
 /// What takes part, the forwarder first, and who is not there.
 fn proxies(wanted: &Wanted) -> io::Result<(Vec<Proxy>, Vec<String>)> {
@@ -242,11 +252,7 @@ fn release_build() -> io::Result<PathBuf> {
 }
 
 fn preface(proxies: &[Proxy], missing: &[String], pace: Pace) -> String {
-    let mut text = "# Performance\n\n".to_owned();
-    text.push_str(
-        "Measured by `cargo bench --bench peers`; what is done and how is at the top of\n",
-    );
-    text.push_str("`benches/peers/main.rs`, the configurations are in `benches/peers/config`.\n\n");
+    let mut text = String::new();
     let today = sockgate::clock::rfc3339(sockgate::clock::unix_millis());
     text.push_str(&format!("- date: {}\n", &today[..10]));
     text.push_str(&format!("- machine: {}\n", machine::description()));

@@ -256,7 +256,8 @@ impl Pipe {
     }
 
     /// The same for a tap, which sees each message before it is passed on: all that may pass
-    /// of what was read is on its way already.
+    /// of what was read is on its way already. Apart, for the sake of those without a tap.
+    #[inline(never)]
     fn carry_watched<W: AsyncWrite + Unpin>(
         &mut self,
         writer: &mut W,
