@@ -12,7 +12,7 @@ const CHANNEL = 'v5.channel.k8s.io';
 const seen = [];
 
 async function api() {
-  const server = createServer((_request, response) => response.end(PAGE));
+  const server = createServer((_request, response) => response.writeHead(404).end());
   new WebSocketServer({ server, handleProtocols: (offered) => (offered.has(CHANNEL) ? CHANNEL : false) })
     .on('connection', (socket, request) => {
       seen.push([request.headers['x-remote-user'], request.headers['sec-websocket-protocol'], request.headers.authorization]);
@@ -28,7 +28,9 @@ async function api() {
   return listen(server);
 }
 
-await play({ 8001: api }, (gate) => ({
+const pages = () => listen(createServer((_request, response) => response.end(PAGE)));
+
+await play({ 8001: api, 8002: pages }, (gate) => ({
   async 'a console in Chromium is admitted by its subprotocol with 1000 messages, refused, and told of the end'() {
     const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: ['--no-sandbox'] });
     try {
