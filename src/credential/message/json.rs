@@ -7,6 +7,7 @@ use super::pointer::Pointer;
 use super::probe::could_meet;
 use super::sought::{Sought, equal};
 use super::watch::{LoginWatch, begins};
+use super::wide::Decoder;
 use super::{Content, LoginMessage, strictly};
 use crate::close::Reason;
 use crate::credential::config::MessageConfig;
@@ -59,7 +60,11 @@ impl JsonLogin {
 
     /// Whether what begins with `begun` could become a login.
     pub(super) fn could_match(&self, begun: &[u8]) -> bool {
-        begins(begun) != Some(false)
+        let mut decoder = Decoder::default();
+        let decoded = decoder.decode(begun);
+        // Of less than a character's worth without zeros the encoding is plain enough.
+        let is_short = decoded.is_empty() && !begun.contains(&0);
+        begins(if is_short { begun } else { &decoded }) != Some(false)
     }
 
     /// [`JsonLogin::matches`], a piece at a time; a credential counts before all that
@@ -181,6 +186,12 @@ mod tests {
         assert!(!auth.matches(b"[see] type: \"auth\", {"));
         assert!(!auth.matches(br#"{"type":"chat","token":"x"}"#));
         assert!(!auth.matches(b"hello"));
+        for begun in [&wide("{")[..], b"\0", b"\0{\0\"", b"\0\0\0{\0", b"{", b"", b" "] {
+            assert!(auth.could_match(begun), "{begun:?}");
+        }
+        for begun in [&b"hello"[..], b"he", b"\0h\0e\0l", b"\0\0\0h"] {
+            assert!(!auth.could_match(begun), "{begun:?}");
+        }
         let bare = login(json!({ "token": "/token" }));
         assert!(bare.matches(br#"{"token":1}"#));
         assert!(!bare.matches(br#"{"text":"token"}"#));

@@ -92,9 +92,12 @@ fn hides_nothing(message: &[u8]) -> bool {
     })
 }
 
-/// Whether `text` has nothing in it that is said by a harmless escape.
+/// Whether `text` has nothing in it that is said by a harmless escape, or by bytes that are
+/// no UTF-8.
 fn is_plain(text: &str) -> bool {
-    !text.chars().any(|one| one.is_ascii_control() || matches!(one, '"' | '\\' | '/' | '\''))
+    let is_said_otherwise =
+        |one: char| one.is_ascii_control() || matches!(one, '"' | '\\' | '/' | '\'' | '\u{fffd}');
+    !text.chars().any(is_said_otherwise)
 }
 
 /// Whether `name` is somewhere in `message`, in upper or lower case.
@@ -108,7 +111,7 @@ fn says(message: &[u8], name: &[u8]) -> bool {
 /// Whether nothing but a string says `text`: others stand for scalars that are written in
 /// many ways.
 fn is_word(text: &str) -> bool {
-    number(text).is_none() && !matches!(text, "true" | "false" | "null")
+    number(text.trim()).is_none() && !matches!(text, "true" | "false" | "null")
 }
 
 /// Whether two scalars are equal as JSON: `1` is `1.0`.
@@ -194,9 +197,13 @@ mod tests {
             assert!(!auth.is_absent_from(text.as_bytes()), "{text}");
         }
         // Where the value has many spellings, and where any will do, the name tells.
-        for sought in
-            [sought("/op/0", Some(json!(2))), sought("/op", None), sought("/op", Some(json!("2")))]
-        {
+        for sought in [
+            sought("/op/0", Some(json!(2))),
+            sought("/op", None),
+            sought("/op", Some(json!("2"))),
+            sought("/op", Some(json!(" 2 "))),
+            sought("/op", Some(json!("\u{fffd}"))),
+        ] {
             assert!(sought.is_absent_from(br#"{"type":"say","o":2}"#));
             for text in [r#"{"OP":[2]}"#, r#"{"o\u0070":2}"#, "{\u{212a}", "drop"] {
                 assert!(!sought.is_absent_from(text.as_bytes()), "{text}");
@@ -205,6 +212,9 @@ mod tests {
         for nothing_tells in [sought("/0", None), sought("/a~1b", None)] {
             assert!(!nothing_tells.is_absent_from(b"{}"));
         }
+        // Readers put that character in the place of what is no UTF-8.
+        let replaced = sought("/op", Some(json!("a\u{fffd}")));
+        assert!(!replaced.is_absent_from(b"{\"op\":\"a\xff\"}"));
     }
 
     #[test]
