@@ -161,15 +161,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Endpoint<S> {
         std::future::pending().await
     }
 
-    /// Whether there is a Close among the frames that have come and were not read.
+    /// Whether there is a whole Close among the frames that have come and were not read.
     fn has_closed(&self) -> bool {
         let mut rest = &self.incoming[..];
         while let Ok(Some(header)) = Header::parse(rest) {
+            let length = usize::try_from(header.payload).unwrap_or(usize::MAX);
+            let Some(behind) = rest.get(header.len.saturating_add(length)..) else { break };
             if header.opcode == Opcode::CLOSE {
                 return true;
             }
-            let length = usize::try_from(header.payload).unwrap_or(usize::MAX);
-            rest = rest.get(header.len.saturating_add(length)..).unwrap_or_default();
+            rest = behind;
         }
         false
     }
@@ -336,6 +337,18 @@ mod tests {
 
     async fn error(bytes: &[u8]) -> EndpointError {
         outcome(bytes).await.err().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_ends_behind_a_whole_close_has_not_left() {
+        let soon = Duration::from_millis(10);
+        let close = encode_close(1000, "", MASK);
+        for (sent, is_left) in [(&close[..], false), (&close[..close.len() - 1], true)] {
+            let (mut client, mut endpoint) = pair(&encode_frame(Opcode::TEXT, b"more", MASK));
+            client.write_all(sent).await.unwrap();
+            drop(client);
+            assert_eq!(timeout(soon, endpoint.departed(1000)).await.is_ok(), is_left, "{sent:?}");
+        }
     }
 
     #[tokio::test]
