@@ -194,7 +194,7 @@ impl Reading {
 
     fn read(&mut self, byte: u8) {
         match (self.lexeme, byte) {
-            (Lexeme::String { escaped: false, quote }, _) if byte == quote => self.end_string(),
+            (Lexeme::String { escaped: false, quote }, _) if byte == quote => self.end_scalar(true),
             (Lexeme::String { escaped, quote }, _) => {
                 let escaped = !escaped && byte == b'\\';
                 self.lexeme = Lexeme::String { escaped, quote };
@@ -270,19 +270,28 @@ impl Reading {
         Some(Scalar { text, value })
     }
 
-    fn end_string(&mut self) {
-        let (scalar, depth) = (self.ended(true), self.depth);
-        for condition in self.all() {
-            condition.scalar(depth, scalar.as_ref());
-        }
+    /// Whether what has ended is of interest to a condition.
+    fn is_wanted(&self) -> bool {
+        let mut all = self.conditions.iter().chain(&self.credential);
+        all.any(|condition| condition.wants(self.depth))
     }
 
     fn end_literal(&mut self) {
         if self.lexeme == Lexeme::Literal {
-            let (scalar, depth) = (self.ended(false), self.depth);
-            for condition in self.all() {
-                condition.scalar(depth, scalar.as_ref());
-            }
+            self.end_scalar(false);
+        }
+    }
+
+    fn end_scalar(&mut self, quoted: bool) {
+        if !self.is_wanted() {
+            // Nearly all: nothing is made of them.
+            self.lexeme = Lexeme::None;
+            self.text.clear();
+            return;
+        }
+        let (scalar, depth) = (self.ended(quoted), self.depth);
+        for condition in self.all() {
+            condition.scalar(depth, scalar.as_ref());
         }
     }
 
@@ -356,6 +365,12 @@ impl Condition {
     /// Whether the value that comes next at `depth` is the one that is pointed at.
     fn is_value(&self, depth: usize) -> bool {
         self.is_on_way(depth) && depth == self.tokens().len()
+    }
+
+    /// Whether a scalar at `depth` is a name that may be the pointer's, or the value.
+    fn wants(&self, depth: usize) -> bool {
+        let is_name = self.way.len() == depth && self.way.last().is_some_and(|at| at.expects_name);
+        is_name || self.is_value(depth)
     }
 
     /// Whether what comes next at `depth` lies on the pointer's way.
